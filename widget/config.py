@@ -1,0 +1,138 @@
+"""The settings that an operator gives, and the only reader of the environment.
+
+Not here: what marketers and admins set (`rules`, kept in the database).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cryptography.fernet import Fernet
+
+MIN_SECRET_LENGTH = 32
+
+
+class BadEnvironment(Exception):
+    """A variable of the environment is missing or unusable; the message says which, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one process runs with.
+
+    Attributes:
+        database_url: PostgreSQL's address, or None for the embedded one under `instance`.
+        instance: the folder of the embedded database and of generated secrets.
+        secret_key, encryption_keys: see `vault`.
+        public_url: the address that participants' browsers use, without a slash at its end.
+        private_hosts: hosts (`name` or `name:port`) that an Openfield URL may name although they are private or plain http.
+        proxy_hops: how many `X-Forwarded-*` hops are trusted.
+    """
+
+    instance: Path
+    secret_key: str = field(repr=False)
+    encryption_keys: tuple[str, ...] = field(repr=False)
+    database_url: str | None = field(default=None, repr=False)
+    public_url: str = "http://localhost:5000"
+    private_hosts: frozenset[str] = frozenset()
+    proxy_hops: int = 0
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """The settings of the environment (PRODUCT's table); secrets also as `NAME_FILE`.
+
+        Raises:
+            BadEnvironment: a variable is missing or unusable.
+        """
+        env = _Environment(os.environ if environ is None else environ)
+        instance = Path(env.get("WIDGET_INSTANCE") or "instance").absolute()
+        database_url = env.get("WIDGET_DATABASE_URL") or None
+        secret_key = env.get("WIDGET_SECRET_KEY")
+        keys = env.get("WIDGET_ENCRYPTION_KEYS")
+        if database_url is None:
+            secret_key = secret_key or _generated(instance / "secret_key", lambda: secrets.token_urlsafe(48))
+            keys = keys or _generated(instance / "encryption_keys", lambda: Fernet.generate_key().decode())
+        return cls(
+            instance=instance,
+            database_url=database_url,
+            secret_key=_checked_secret(secret_key),
+            encryption_keys=_checked_keys(keys),
+            public_url=_checked_url(env.get("WIDGET_PUBLIC_URL") or cls.public_url),
+            private_hosts=frozenset(_listed(env.get("WIDGET_OPENFIELD_PRIVATE_HOSTS").lower())),
+            proxy_hops=_checked_hops(env.get("WIDGET_PROXY_HOPS") or "0"),
+        )
+
+
+class _Environment:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def get(self, name: str) -> str:
+        """The variable, or what the file that NAME_FILE names holds, or ''."""
+        path = self._environ.get(f"{name}_FILE")
+        if not path:
+            return self._environ.get(name, "").strip()
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise BadEnvironment(f"{name}_FILE names {path}, which cannot be read: {error.strerror}") from None
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _generated(path: Path, make: Callable[[], str]) -> str:
+    """The secret in the file; made, for its owner alone, the first time. Safe when two processes start at once."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(make())
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass  # the other process was first: its secret counts
+        finally:
+            draft.unlink()
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _checked_secret(secret: str) -> str:
+    if len(secret) < MIN_SECRET_LENGTH:
+        raise BadEnvironment(
+            f"WIDGET_SECRET_KEY must have {MIN_SECRET_LENGTH} characters or more; with an external database it has no default"
+        )
+    return secret
+
+
+def _checked_keys(text: str) -> tuple[str, ...]:
+    keys = _listed(text)
+    if not keys:
+        raise BadEnvironment("WIDGET_ENCRYPTION_KEYS must name a key; with an external database it has no default")
+    for position, key in enumerate(keys, 1):
+        try:
+            Fernet(key)
+        except ValueError:
+            raise BadEnvironment(
+                f"key {position} of WIDGET_ENCRYPTION_KEYS is not 32 bytes in URL-safe base64"
+            ) from None
+    return keys
+
+
+def _checked_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+        raise BadEnvironment("WIDGET_PUBLIC_URL must be an origin, such as https://widget.example")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _checked_hops(text: str) -> int:
+    if not text.isdecimal():
+        raise BadEnvironment("WIDGET_PROXY_HOPS must be a number, 0 or more")
+    return int(text)
