@@ -214,8 +214,7 @@ class Participation(Base):
     sealed_profile: Mapped[bytes]
     """The answers as given, without the password."""
     email_hash: Mapped[bytes | None] = mapped_column(index=True)
-    attribution: Mapped[dict[str, str]]
-    """`utm_*` and click ids of the page that embeds, where known."""
+    """Finds a person's participations again, for their rights."""
 
     consents: Mapped[list[Consent]] = relationship(back_populates="participation", cascade="all, delete-orphan")
     delivery: Mapped[Delivery | None] = relationship(back_populates="participation", cascade="all, delete-orphan")

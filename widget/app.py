@@ -1,0 +1,38 @@
+"""create_app(settings): the assembly, on one screen."""
+
+from __future__ import annotations
+
+from flask import Flask
+from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from widget import cli
+from widget.config import Settings
+from widget.web import context, i18n, pages, security
+from widget.web.embed import embed
+from widget.web.status import status
+from widget.wiring import Wiring
+
+
+def create_app(settings: Settings) -> Flask:
+    """The widget as a WSGI application, with its commands. Nothing is started or connected yet."""
+    app = Flask("widget", template_folder="../templates", static_folder=None)
+    app.config["SECRET_KEY"] = settings.secret_key
+    app.config["BABEL_DEFAULT_LOCALE"] = "en"
+    app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
+    if settings.proxy_hops:
+        hops = settings.proxy_hops
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+
+    context.init_app(app, Wiring.of(settings))
+    security.init_app(app)
+    i18n.babel.init_app(app, locale_selector=i18n.language)
+
+    app.register_blueprint(pages.pages)
+    app.register_blueprint(embed)
+    app.register_blueprint(status)
+    app.register_error_handler(security.FromElsewhere, pages.from_elsewhere)
+    app.register_error_handler(HTTPException, pages.http_error)
+
+    cli.init_app(app)
+    return app

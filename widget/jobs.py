@@ -1,0 +1,39 @@
+"""The queue's tasks, and the worker that runs them.
+
+Not here: what a delivery is (`deliveries`) and how it is sent (`participation.deliver`).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import procrastinate
+
+from widget import deliveries, participation
+from widget.wiring import Wiring
+
+DEADLINE = 30.0
+"""Seconds that Openfield may take when nobody waits."""
+
+
+def deliver(wiring: Wiring, delivery_id: UUID) -> None:
+    """One attempt at one delivery; what comes of it is in its row."""
+    with wiring.database.session() as session:
+        participation.deliver(session, wiring, delivery_id, deadline=DEADLINE, now=datetime.now(UTC))
+
+
+def run_worker(wiring: Wiring, *, concurrency: int = 4) -> None:
+    """Runs jobs until SIGTERM or SIGINT, then finishes those under way. Returns after that."""
+    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=wiring.database.conninfo))
+
+    @app.task(name=deliveries.DELIVER)
+    def _deliver(delivery_id: str) -> None:
+        deliver(wiring, UUID(delivery_id))
+
+    app.run_worker(
+        concurrency=concurrency,
+        delete_jobs="successful",
+        shutdown_graceful_timeout=DEADLINE + 5,
+        fetch_job_polling_interval=1.0,
+    )

@@ -1,0 +1,367 @@
+"""The participant's verbs: log_in, start_signup, take_part; and deliver, which carries what they sent to Openfield.
+
+Not here: how it looks (`web.pages`), how far a delivery has come (`deliveries`), what Openfield calls things
+(`openfield`). The network is never called inside a transaction: each verb commits before a call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from random import Random
+from uuid import UUID
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from widget import deliveries, throttle, visits
+from widget.deliveries import Claim
+from widget.models import Campaign, Consent, Entrance, Integration, Operation, Participation, Visit
+from widget.openfield import (
+    AccountExists,
+    AccountLocked,
+    InvalidCredentials,
+    OpenfieldClient,
+    OpenfieldError,
+    Record,
+    Rejected,
+    Unavailable,
+)
+from widget.profile import OptIn, Profile, Value, Variable
+from widget.throttle import Limit
+from widget.vault import Vault, new_handle
+from widget.wiring import Wiring
+
+LOGIN_DEADLINE = 5.0
+"""Seconds that a participant waits for Openfield at log-in."""
+
+SUBMIT_DEADLINE = 4.0
+"""Seconds that a participant waits for the immediate attempt; then the queue has it."""
+
+PER_ACCOUNT = Limit(burst=8, per_second=1 / 15)
+PER_ADDRESS = Limit(burst=60, per_second=1 / 2)
+PER_CAMPAIGN = Limit(burst=3000, per_second=50)
+
+_luck = Random()
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """What a visit knows of its participant: the record as read, and the part of it that fits the form."""
+
+    record: Record | None
+    profile: Profile
+
+
+class Obstacle(StrEnum):
+    """Why somebody could not log in."""
+
+    WRONG = "wrong"
+    """Unknown, wrong, or too many tries on this account: nobody is told which."""
+    LOCKED = "locked"
+    """Openfield has locked the account."""
+    TOO_MANY_TRIES = "too many tries"
+    """From this address, or on this campaign."""
+    UNAVAILABLE = "unavailable"
+    """Openfield does not answer, or not as it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """A visit that knows its participant."""
+
+    handle: str
+    known: Prefill
+
+
+@dataclass(frozen=True, slots=True)
+class NotLoggedIn:
+    """`wait` is in seconds; 0 when it makes no difference."""
+
+    obstacle: Obstacle
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An opt-in as it was put to the participant, and what they decided."""
+
+    variable: str
+    code: str
+    wording: str
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The participation is kept: in Openfield already, or on its way there."""
+
+    participation_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class NotTaken:
+    """Openfield refuses it for good and nothing was kept. `variables` are the fields that it names, if any."""
+
+    exists: bool
+    variables: frozenset[Variable]
+
+
+def log_in(
+    session: Session,
+    wiring: Wiring,
+    campaign: Campaign,
+    integration: Integration,
+    *,
+    username: str,
+    password: str,
+    address: str,
+    now: datetime,
+) -> LoggedIn | NotLoggedIn:
+    """Identifies the participant in Openfield and begins a visit that knows their record.
+
+    Args:
+        address: the participant's network address, for the throttle.
+    """
+    buckets = _login_buckets(wiring.vault, campaign, username, address)
+    waits = {name: throttle.take(session, key, limit, now) for name, (key, limit) in buckets.items()}
+    session.commit()
+    if wait := max(waits["address"], waits["campaign"]):
+        return NotLoggedIn(Obstacle.TOO_MANY_TRIES, wait)
+    client = wiring.openfield(integration)
+    try:
+        record = _authenticate(client, username, password, throttled=waits["account"] > 0)
+    except InvalidCredentials:
+        return NotLoggedIn(Obstacle.WRONG)
+    except AccountLocked:
+        return NotLoggedIn(Obstacle.LOCKED)
+    except OpenfieldError as failure:
+        log.warning("log-in failed: %s", failure)
+        _give_back(session, buckets)
+        return NotLoggedIn(Obstacle.UNAVAILABLE, getattr(failure, "retry_after", None) or 0.0)
+    _give_back(session, buckets)
+    handle = visits.begin(
+        session,
+        wiring.vault,
+        campaign_id=campaign.id,
+        entrance=Entrance.LOGIN,
+        integration_id=integration.id,
+        record=record.to_json(),
+        now=now,
+    )
+    session.commit()
+    return LoggedIn(handle, Prefill(record, client.prefill(record)))
+
+
+def start_signup(
+    session: Session, wiring: Wiring, campaign: Campaign, integration: Integration, *, now: datetime
+) -> str:
+    """Begins a visit whose form has the account fields on top. Returns its handle."""
+    handle = visits.begin(
+        session,
+        wiring.vault,
+        campaign_id=campaign.id,
+        entrance=Entrance.SIGNUP,
+        integration_id=integration.id,
+        now=now,
+    )
+    session.commit()
+    return handle
+
+
+def prefill(session: Session, wiring: Wiring, visit: Visit) -> Prefill:
+    """What the visit's log-in read, as far as it fits the form's fields; nothing for the other entrances."""
+    data = visits.record_of(wiring.vault, visit)
+    integration = visit.integration_id and session.get(Integration, visit.integration_id)
+    if data is None or not integration:
+        return Prefill(None, Profile())
+    record = Record.from_json(data)
+    return Prefill(record, wiring.openfield(integration).prefill(record))
+
+
+def has_taken_part(session: Session, visit: Visit) -> bool:
+    """Whether the visit's journey has come to its end."""
+    return session.scalar(select(Participation.id).where(Participation.journey_id == visit.journey_id)) is not None
+
+
+def take_part(
+    session: Session,
+    wiring: Wiring,
+    campaign: Campaign,
+    visit: Visit,
+    *,
+    known: Prefill,
+    profile: Profile,
+    asked: Collection[Variable],
+    decisions: Iterable[Decision],
+    now: datetime,
+) -> Taken | NotTaken:
+    """Keeps the participation and its delivery in one transaction, then tries once, for a short time, to deliver it.
+
+    Args:
+        known: what the visit knew before.
+        profile: the form's variables, those that were only shown included.
+        asked: the variables that the participant could change.
+
+    Returns:
+        NotTaken only when Openfield refused the record; then nothing is kept.
+    """
+    earlier = session.scalar(select(Participation.id).where(Participation.journey_id == visit.journey_id))
+    if earlier is not None:
+        return Taken(earlier)
+    decided = tuple(decisions)
+    participation = _participation(wiring.vault, campaign, visit, profile, decided, now)
+    session.add(participation)
+    session.flush()
+    if visit.integration_id is None:
+        session.commit()
+        return Taken(participation.id)
+    optins = [decision.code for decision in decided if decision.granted]
+    payload = {"language": campaign.language, "optins": optins, "taken_at": now.isoformat()}
+    if known.record is None:
+        operation, person = Operation.CREATE, profile.email or ""
+        payload["profile"] = profile.to_json()
+    else:
+        operation, person = Operation.UPDATE, known.record.party_id
+        payload["record"] = known.record.to_json()
+        payload["changes"] = _changes(known.profile, profile, asked)
+    delivery_id = deliveries.enqueue(
+        session,
+        wiring.vault,
+        participation,
+        integration_id=visit.integration_id,
+        operation=operation,
+        person=person,
+        payload=payload,
+        now=now,
+    )
+    session.commit()
+    refusal = deliver(session, wiring, delivery_id, deadline=SUBMIT_DEADLINE, now=now)
+    if refusal is None:
+        return Taken(participation.id)
+    session.execute(delete(Participation).where(Participation.id == participation.id))
+    session.commit()
+    return NotTaken(exists=isinstance(refusal, AccountExists), variables=refusal.variables)
+
+
+def deliver(
+    session: Session, wiring: Wiring, delivery_id: UUID, *, deadline: float, now: datetime
+) -> Rejected | None:
+    """Sends one delivery, if it is due to anybody; calling it again, or twice at once, does no harm.
+
+    Args:
+        deadline: seconds that Openfield may take.
+
+    Returns:
+        Openfield's refusal, if this call met one: the delivery is buried then.
+    """
+    claim = deliveries.claim(session, wiring.vault, delivery_id, now)
+    if claim is None:
+        deliveries.look_again(session, delivery_id, now)
+        return None
+    try:
+        _push(wiring.openfield(claim.integration), claim, deadline)
+    except Rejected as refusal:
+        deliveries.bury(session, claim, now, reason=str(refusal))
+        return refusal
+    except Unavailable as failure:
+        deliveries.postpone(
+            session, claim, now, reason=str(failure), retry_after=failure.retry_after, luck=_luck
+        )
+    except OpenfieldError as failure:
+        deliveries.postpone(session, claim, now, reason=str(failure), luck=_luck)
+    else:
+        deliveries.settle(session, claim, now)
+    return None
+
+
+def _push(client: OpenfieldClient, claim: Claim, deadline: float) -> None:
+    data, key = claim.payload, str(claim.delivery_id)
+    taken_at = datetime.fromisoformat(data["taken_at"])
+    optins = [OptIn(code, taken_at) for code in data["optins"]]
+    if claim.operation is Operation.UPDATE:
+        record, changes = Record.from_json(data["record"]), _read_changes(data["changes"])
+        client.update(record, changes, optins, data["language"], key=key, deadline=deadline)
+        return
+    profile = Profile.from_json(data["profile"])
+    try:
+        client.create(profile, optins, data["language"], key=key, deadline=deadline)
+    except AccountExists:
+        if claim.attempt == 1 or not _is_ours(client, profile, deadline):
+            raise
+
+
+def _is_ours(client: OpenfieldClient, profile: Profile, deadline: float) -> bool:
+    """Whether the account that a repeated Create met is the one that an earlier attempt made, its reply lost."""
+    try:
+        client.authenticate(profile.username or "", profile.password or "", deadline=deadline)
+    except InvalidCredentials:
+        return False
+    return True
+
+
+def _changes(before: Profile, after: Profile, asked: Collection[Variable]) -> dict[str, str | None]:
+    """What the participant changed; None for what they emptied. A value left as it was shown is no change."""
+    written = after.to_json()
+    return {variable.value: written.get(variable.value) for variable in asked if before[variable] != after[variable]}
+
+
+def _read_changes(data: Mapping[str, str | None]) -> dict[Variable, Value | None]:
+    written = Profile.from_json({name: text for name, text in data.items() if text is not None})
+    return {Variable(name): written[Variable(name)] for name in data}
+
+
+def _participation(
+    vault: Vault, campaign: Campaign, visit: Visit, profile: Profile, decisions: Iterable[Decision], now: datetime
+) -> Participation:
+    return Participation(
+        journey_id=visit.journey_id,
+        campaign_id=campaign.id,
+        entrance=visit.entrance,
+        language=campaign.language,
+        taken_at=now,
+        sealed_profile=vault.seal("participation.profile", replace(profile, password=None).to_json()),
+        email_hash=vault.digest("email", profile.email.casefold()) if profile.email else None,
+        consents=[
+            Consent(
+                campaign_id=campaign.id,
+                variable=decision.variable,
+                code=decision.code,
+                wording=decision.wording,
+                wording_hash=hashlib.sha256(decision.wording.encode()).hexdigest(),
+                language=campaign.language,
+                granted=decision.granted,
+                decided_at=now,
+            )
+            for decision in decisions
+        ],
+    )
+
+
+def _login_buckets(vault: Vault, campaign: Campaign, username: str, address: str) -> dict[str, tuple[bytes, Limit]]:
+    account = vault.digest("throttle.account", str(campaign.id), username.strip().casefold())
+    return {
+        "account": (account, PER_ACCOUNT),
+        "address": (vault.digest("throttle.address", address), PER_ADDRESS),
+        "campaign": (vault.digest("throttle.campaign", str(campaign.id)), PER_CAMPAIGN),
+    }
+
+
+def _give_back(session: Session, buckets: Mapping[str, tuple[bytes, Limit]]) -> None:
+    for key, limit in buckets.values():
+        throttle.give_back(session, key, limit)
+    session.commit()
+
+
+def _authenticate(client: OpenfieldClient, username: str, password: str, *, throttled: bool) -> Record:
+    """Asks Openfield; on a throttled account for somebody who does not exist: a refusal then takes as long as any
+    other, and the account is left alone."""
+    if throttled:
+        client.authenticate(new_handle(), new_handle(), deadline=LOGIN_DEADLINE)
+        raise InvalidCredentials("too many tries on this account")
+    return client.authenticate(username, password, deadline=LOGIN_DEADLINE)

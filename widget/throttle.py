@@ -1,0 +1,54 @@
+"""Token buckets in the database, shared by all processes.
+
+A bucket holds up to `burst` tokens and is filled at `per_second`; a try takes one, and a success gives it back, so
+that only failures count. Nothing is ever locked for good: the wait grows with the failures and ends by itself.
+
+Not here: what is limited, and how that is said (`participation`, `web.pages`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, literal, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from widget.models import Bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How many tries at once, and how many a second in the long run."""
+
+    burst: int
+    per_second: float
+
+
+def take(session: Session, key: bytes, limit: Limit, now: datetime) -> float:
+    """Takes a token, in one statement.
+
+    Returns:
+        0.0 when the try may go on; else the seconds to wait. A bucket never owes more than one burst, so that the
+        wait is bounded by `burst / per_second`.
+    """
+    filled = func.least(
+        float(limit.burst),
+        Bucket.tokens + limit.per_second * func.greatest(0.0, func.extract("epoch", literal(now) - Bucket.filled_at)),
+    )
+    left = func.greatest(filled - 1.0, float(-limit.burst))
+    statement = (
+        insert(Bucket)
+        .values(key=key, tokens=limit.burst - 1.0, filled_at=now)
+        .on_conflict_do_update(index_elements=[Bucket.key], set_={"tokens": left, "filled_at": now})
+        .returning(Bucket.tokens)
+    )
+    tokens = session.execute(statement).scalar_one()
+    return 0.0 if tokens >= 0 else -tokens / limit.per_second
+
+
+def give_back(session: Session, key: bytes, limit: Limit) -> None:
+    """Gives a token back: the try was a success."""
+    more = func.least(float(limit.burst), Bucket.tokens + 1.0)
+    session.execute(update(Bucket).where(Bucket.key == key).values(tokens=more))

@@ -1,0 +1,1 @@
+"""Door 1: browsers. Views hold no SQL and never speak to Openfield."""

@@ -1,0 +1,43 @@
+"""What one process runs with, wired once: settings, database, vault, Openfield's clients.
+
+Not here: anything that decides. `app`, `jobs` and `cli` make one; verbs are handed it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from widget.config import Settings
+from widget.db import Database
+from widget.models import Integration
+from widget.openfield import Clients, Connection, OpenfieldClient
+from widget.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """One per process. Nothing is connected until it is first used."""
+
+    settings: Settings
+    database: Database
+    vault: Vault
+    clients: Clients
+
+    @classmethod
+    def of(cls, settings: Settings) -> Wiring:
+        """The wiring for these settings."""
+        return cls(
+            settings=settings,
+            database=Database(settings),
+            vault=Vault(settings.encryption_keys, settings.secret_key),
+            clients=Clients(settings.private_hosts),
+        )
+
+    def openfield(self, integration: Integration) -> OpenfieldClient:
+        """The client of this integration as it is set now."""
+        return self.clients.of(Connection.of(integration))
+
+    def close(self) -> None:
+        """Ends connections, and the embedded database with the last process that uses it."""
+        self.clients.close()
+        self.database.close()
