@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from random import Random
+from random import SystemRandom
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, select
@@ -46,7 +47,7 @@ PER_ACCOUNT = Limit(burst=8, per_second=1 / 15)
 PER_ADDRESS = Limit(burst=60, per_second=1 / 2)
 PER_CAMPAIGN = Limit(burst=3000, per_second=50)
 
-_luck = Random()
+_luck = SystemRandom()
 log = logging.getLogger(__name__)
 
 
@@ -222,7 +223,7 @@ def take_part(
         session.commit()
         return Taken(participation.id)
     optins = [decision.code for decision in decided if decision.granted]
-    payload = {"language": campaign.language, "optins": optins, "taken_at": now.isoformat()}
+    payload: dict[str, Any] = {"language": campaign.language, "optins": optins, "taken_at": now.isoformat()}
     if known.record is None:
         operation, person = Operation.CREATE, profile.email or ""
         payload["profile"] = profile.to_json()
@@ -249,9 +250,7 @@ def take_part(
     return NotTaken(exists=isinstance(refusal, AccountExists), variables=refusal.variables)
 
 
-def deliver(
-    session: Session, wiring: Wiring, delivery_id: UUID, *, deadline: float, now: datetime
-) -> Rejected | None:
+def deliver(session: Session, wiring: Wiring, delivery_id: UUID, *, deadline: float, now: datetime) -> Rejected | None:
     """Sends one delivery, if it is due to anybody; calling it again, or twice at once, does no harm.
 
     Args:
@@ -270,9 +269,7 @@ def deliver(
         deliveries.bury(session, claim, now, reason=str(refusal))
         return refusal
     except Unavailable as failure:
-        deliveries.postpone(
-            session, claim, now, reason=str(failure), retry_after=failure.retry_after, luck=_luck
-        )
+        deliveries.postpone(session, claim, now, reason=str(failure), retry_after=failure.retry_after, luck=_luck)
     except OpenfieldError as failure:
         deliveries.postpone(session, claim, now, reason=str(failure), luck=_luck)
     else:

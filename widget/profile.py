@@ -35,7 +35,7 @@ class Variable(StrEnum):
 
     EMAIL = "email"
     USERNAME = "username"
-    PASSWORD = "password"
+    PASSWORD = "password"  # noqa: S105 - the name of the field
     FIRSTNAME = "firstname"
     LASTNAME = "lastname"
     COUNTRY = "country"

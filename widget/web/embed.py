@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request, send_from_directory
+from flask import Blueprint, request, send_from_directory
+from werkzeug.wrappers import Response
 
 from widget.web.context import STATIC
 

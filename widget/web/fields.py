@@ -60,6 +60,8 @@ class SingleValue:
         if len(valuelist) > 1:
             self.data = None
             raise ValueError(gettext("This was sent more than once. Answer it again."))
+        if self.data is not None and valuelist[0] == str(self.data):
+            return  # left as it was prefilled: not even white space changes
         self.data = None
         self.data = self.read(valuelist[0])
 
@@ -83,7 +85,7 @@ class SingleValue:
 class LineField(SingleValue, StringField):
     """One line of text, as `profile.is_text` has it."""
 
-    def read(self, text: str) -> str | None:  # noqa: D102 - see SingleValue
+    def read(self, text: str) -> str | None:
         line = tidy(text)
         if len(line) > MAX_LENGTH:
             raise ValueError(gettext("Shorten this to %(count)s characters or fewer.", count=MAX_LENGTH))
@@ -98,25 +100,25 @@ class LineField(SingleValue, StringField):
 class AddressField(LineField, EmailField):
     """An e-mail address."""
 
-    def read(self, text: str) -> str | None:  # noqa: D102 - see SingleValue
+    def read(self, text: str) -> str | None:
         address = super().read(text)
         if address is not None and not is_email(address):
             raise ValueError(gettext("Write an e-mail address like name@example.com."))
         return address
 
-    def missing(self) -> str:  # noqa: D102 - see SingleValue
+    def missing(self) -> str:
         return gettext("Fill in your e-mail address.")
 
 
 class SecretField(SingleValue, PasswordField):
     """A password, byte for byte: nothing is trimmed, and it is never shown again."""
 
-    def read(self, text: str) -> str | None:  # noqa: D102 - see SingleValue
+    def read(self, text: str) -> str | None:
         if len(text) > MAX_PASSWORD_LENGTH:
             raise ValueError(gettext("This password is too long."))
         return text or None
 
-    def missing(self) -> str:  # noqa: D102 - see SingleValue
+    def missing(self) -> str:
         return gettext("Fill in your password.")
 
 
@@ -130,12 +132,11 @@ class EnumField(SingleValue, SelectFieldBase):
 
     kind: ClassVar[type[StrEnum]]
     widget = ListWidget(prefix_label=False)
-    option_widget = RadioInput()
 
     def __init__(self, label: str | None = None, validators: Any = None, *, wording: Any = None, **kwargs: Any) -> None:
         if "choices" in kwargs or "coerce" in kwargs:
             raise TypeError(f"{type(self).__name__} is locked to the values of {self.kind.__name__}")
-        super().__init__(label, validators, **kwargs)
+        super().__init__(label, validators, option_widget=RadioInput(), **kwargs)
         self.label.field_id = False
         self.wording: Mapping[str, str] = wording or {}
 
@@ -146,19 +147,15 @@ class EnumField(SingleValue, SelectFieldBase):
         except ValueError:
             raise ValueError(gettext("Choose one of the answers.")) from None
 
-    def missing(self) -> str:  # noqa: D102 - see SingleValue
+    def missing(self) -> str:
         return gettext("Choose one of the answers.")
 
     def iter_choices(self) -> Iterator[Choice]:
         """The members, in the enum's order."""
-        own = self.labels()
+        own = choice_labels()
         for member in self.kind:
             label = self.wording.get(member.value) or own[member.value]
             yield Choice(member.value, label, member is self.data, {})
-
-    def labels(self) -> Mapping[str, str]:
-        """The product's own words: value → label."""
-        raise TypeError("a subclass words its enum")
 
 
 class GenderField(EnumField):
@@ -166,17 +163,21 @@ class GenderField(EnumField):
 
     kind = Gender
 
-    def labels(self) -> Mapping[str, str]:  # noqa: D102 - see EnumField
-        return {Gender.MAN: gettext("Man"), Gender.WOMAN: gettext("Woman")}
-
 
 class CivilityField(EnumField):
     """M or MME."""
 
     kind = Civility
 
-    def labels(self) -> Mapping[str, str]:  # noqa: D102 - see EnumField
-        return {Civility.MR: gettext("Mr"), Civility.MRS: gettext("Ms")}
+
+def choice_labels() -> Mapping[str, str]:
+    """The product's own words for the locked values, in the page's language."""
+    return {
+        Gender.MAN: gettext("Man"),
+        Gender.WOMAN: gettext("Woman"),
+        Civility.MR: gettext("Mr"),
+        Civility.MRS: gettext("Ms"),
+    }
 
 
 class CountrySelect:
@@ -200,12 +201,12 @@ class CountryField(SingleValue, Field):
 
     widget = CountrySelect()
 
-    def read(self, text: str) -> str | None:  # noqa: D102 - see SingleValue
+    def read(self, text: str) -> str | None:
         if text and text not in countries():
             raise ValueError(self.missing())
         return text or None
 
-    def missing(self) -> str:  # noqa: D102 - see SingleValue
+    def missing(self) -> str:
         return gettext("Choose a country from the list.")
 
 
@@ -218,7 +219,7 @@ class BirthdayField(SingleValue, Field):
 
     widget = TextInput()
 
-    def read(self, text: str) -> date | None:  # noqa: D102 - see SingleValue
+    def read(self, text: str) -> date | None:
         text = tidy(text)
         if not text:
             return None
@@ -229,7 +230,7 @@ class BirthdayField(SingleValue, Field):
             raise ValueError(gettext("Check the year of birth."))
         return birthday
 
-    def missing(self) -> str:  # noqa: D102 - see SingleValue
+    def missing(self) -> str:
         return gettext("Fill in your date of birth, like 31/12/1990.")
 
     def _value(self) -> str:

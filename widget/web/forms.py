@@ -30,6 +30,7 @@ from widget.web.fields import (
     LineField,
     OptInField,
     SecretField,
+    choice_labels,
 )
 
 FIELDS: Mapping[Variable, type[Field]] = {
@@ -64,7 +65,12 @@ class LoginForm(Form):
 
     username = LineField(
         validators=[Answered()],
-        render_kw={"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false", "maxlength": MAX_LENGTH},
+        render_kw={
+            "autocomplete": "username",
+            "autocapitalize": "none",
+            "spellcheck": "false",
+            "maxlength": MAX_LENGTH,
+        },
     )
     password = SecretField(
         validators=[Answered()], render_kw={"autocomplete": "current-password", "maxlength": MAX_PASSWORD_LENGTH}
@@ -141,9 +147,7 @@ def campaign_form(
         setting = settings.get(variable) or FieldSetting(variable=variable)
         definition[variable.value] = _field(setting, mandatory=True, language=campaign.language)
     for setting in asked:
-        definition[setting.variable.value] = _field(
-            setting, mandatory=setting.mandatory, language=campaign.language
-        )
+        definition[setting.variable.value] = _field(setting, mandatory=setting.mandatory, language=campaign.language)
     wordings = []
     for optin in campaigns.optins(campaign.master_form):
         wording = optin.wording[campaign.language]
@@ -151,7 +155,7 @@ def campaign_form(
         definition[optin.variable] = OptInField(wording, validators)
         wordings.append((optin.variable, optin.code, wording))
 
-    form = type("ThisCampaignForm", (CampaignForm,), definition)(
+    form: CampaignForm = type("ThisCampaignForm", (CampaignForm,), definition)(
         MultiDict(formdata) if formdata is not None else None,
         data={variable.value: value for variable, value in known.items()},
     )
@@ -219,8 +223,7 @@ def _text(setting: FieldSetting, value: Value, language: str) -> str:
     if setting.variable is Variable.COUNTRY:
         return i18n.country_names(language)[value]
     if setting.variable in (Variable.GENDER, Variable.CIVILITY):
-        field = FIELDS[setting.variable]
-        return _choice_wording(setting, language).get(value) or field.labels()[value]
+        return _choice_wording(setting, language).get(value) or choice_labels()[value]
     return str(value)
 
 

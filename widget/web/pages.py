@@ -92,7 +92,7 @@ def turn_away() -> Response | None:
 
 
 @pages.get("", strict_slashes=False)
-def first() -> Response:
+def first() -> AnyResponse:
     """The first screen: log-in and sign-up, or the form alone when no push rule applies. The same for everybody."""
     if campaigns.integration_for(session(), g.campaign) is None:
         response = _form_page(_fresh_form(Entrance.OPEN), handle="")
@@ -108,7 +108,7 @@ def first() -> Response:
 
 
 @pages.post("/login")
-def login() -> Response:
+def login() -> AnyResponse:
     """Logs in and shows the form, prefilled. Without a user name in the post it is the first screen that is asked."""
     integration = campaigns.integration_for(session(), g.campaign)
     if integration is None:
@@ -135,7 +135,7 @@ def login() -> Response:
 
 
 @pages.post("/signup")
-def signup() -> Response:
+def signup() -> AnyResponse:
     """Shows the form with the account's fields on top."""
     integration = campaigns.integration_for(session(), g.campaign)
     if integration is None:
@@ -165,7 +165,9 @@ def submit() -> Response:
             return _notice(
                 503,
                 gettext("Your answers are still on their way"),
-                gettext("They have arrived here. Give it a minute, then load this page anew to see whether it is done."),
+                gettext(
+                    "They have arrived here. Give it a minute, then load this page anew to see whether it is done."
+                ),
             )
         case Spent(visit):
             return _spent(visit)
@@ -203,27 +205,39 @@ def _not_logged_in(form: LoginForm, outcome: NotLoggedIn, token: str) -> Respons
     minutes = max(1, math.ceil(outcome.wait / 60))
     match outcome.obstacle:
         case Obstacle.WRONG:
-            status, problem = 422, Problem(
-                gettext("You are not logged in"),
-                gettext(
-                    "The user name or the password is not right. Check both and try again, or reset your password."
-                    " After several tries, wait a minute."
+            status, problem = (
+                422,
+                Problem(
+                    gettext("You are not logged in"),
+                    gettext(
+                        "The user name or the password is not right. Check both and try again, or reset your password."
+                        " After several tries, wait a minute."
+                    ),
                 ),
             )
         case Obstacle.LOCKED:
-            status, problem = 422, Problem(
-                gettext("Your account is locked"),
-                gettext("Reset your password to unlock it, or wait and try again later."),
+            status, problem = (
+                422,
+                Problem(
+                    gettext("Your account is locked"),
+                    gettext("Reset your password to unlock it, or wait and try again later."),
+                ),
             )
         case Obstacle.TOO_MANY_TRIES:
-            status, problem = 429, Problem(
-                gettext("Too many tries"),
-                ngettext("Wait %(num)s minute, then try again.", "Wait %(num)s minutes, then try again.", minutes),
+            status, problem = (
+                429,
+                Problem(
+                    gettext("Too many tries"),
+                    ngettext("Wait %(num)s minute, then try again.", "Wait %(num)s minutes, then try again.", minutes),
+                ),
             )
         case Obstacle.UNAVAILABLE:
-            status, problem = 503, Problem(
-                gettext("Logging in does not work right now"),
-                gettext("It is not your fault, and nothing is lost. Try again in a few minutes."),
+            status, problem = (
+                503,
+                Problem(
+                    gettext("Logging in does not work right now"),
+                    gettext("It is not your fault, and nothing is lost. Try again in a few minutes."),
+                ),
             )
     response = _first_page(form, problem=problem, typed=token, status=status)
     if outcome.wait:
@@ -348,9 +362,7 @@ def _first_page(
 
 
 def _form_page(form: CampaignForm, handle: str, *, problem: Problem | None = None, status: int = 200) -> Response:
-    return _page(
-        "form.html", status, step="form", form=form, handle=handle, submit_url=_url("submit"), problem=problem
-    )
+    return _page("form.html", status, step="form", form=form, handle=handle, submit_url=_url("submit"), problem=problem)
 
 
 def _notice(status: int, heading: str, text: str, *actions: Action) -> Response:
@@ -434,7 +446,9 @@ def http_error(error: HTTPException) -> Response | HTTPException:
         return error
     if code == 413:
         heading = gettext("That was too much")
-        text = gettext("What was sent is larger than this form can be. Go back, shorten your answers and send them again.")
+        text = gettext(
+            "What was sent is larger than this form can be. Go back, shorten your answers and send them again."
+        )
     elif code < 500:
         heading = gettext("There is nothing here")
         text = gettext("Check the address.")
