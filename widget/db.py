@@ -9,7 +9,8 @@ import atexit
 import logging
 from threading import RLock
 
-from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from widget.config import Settings
@@ -52,6 +53,8 @@ class Database:
     def engine(self) -> Engine:
         """The pool: up to 20 connections, in UTC; a request waits at most five seconds for one.
 
+        Its errors show no parameters: those are personal data.
+
         Raises:
             PostgresFailed: the embedded server doesn't start.
         """
@@ -59,7 +62,7 @@ class Database:
             if self._engine is None:
                 self._engine = create_engine(
                     make_url(self.conninfo).set(drivername="postgresql+psycopg"),
-                    pool_pre_ping=True, pool_size=10, max_overflow=10, pool_timeout=5,
+                    hide_parameters=True, pool_pre_ping=True, pool_size=10, max_overflow=10, pool_timeout=5,
                     connect_args={"connect_timeout": 5, "options": "-c timezone=UTC", "application_name": "widget"},
                 )  # fmt: skip
             return self._engine
@@ -67,6 +70,15 @@ class Database:
     def session(self) -> Session:
         """A new session; what it read stays readable after a commit."""
         return Session(self.engine, expire_on_commit=False)
+
+    def answers(self) -> bool:
+        """Whether a query gets through now; False takes a few seconds at most."""
+        try:
+            with self.engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+        except (SQLAlchemyError, PostgresFailed):
+            return False
+        return True
 
     def close(self) -> None:
         """Gives the connections back; the last process that uses the embedded server stops it."""

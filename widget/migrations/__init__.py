@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 
 from widget.db import Database
 
-LOCK = 0x0F_1E_1D
+LOCK = 0x0F1E1D_DB
 """The advisory lock that one migrating process holds; any number that nobody else takes."""
 
 

@@ -1,0 +1,233 @@
+"""`flask serve | worker | sandbox | demo | db | config`: the product's commands.
+
+Not here: what they do. Each command reads its options, calls one verb, and says what came of it; a command's imports
+are its own, so that none waits for another's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from flask import Flask, current_app
+from flask.cli import AppGroup, with_appcontext
+from sqlalchemy.exc import OperationalError
+
+from widget import migrations
+from widget.postgres import PostgresFailed
+
+if TYPE_CHECKING:
+    from widget.wiring import Wiring
+
+CONNECTIONS = 1024
+"""How many connections a web worker holds; the others wait in the kernel. granian counts idle ones too: few would let
+browsers that keep theirs open lock everybody out."""
+
+SETTINGS = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+
+
+def init_app(app: Flask) -> None:
+    """Adds the commands."""
+    for command in (serve, worker, sandbox, demo, db, config):
+        app.cli.add_command(command)
+
+
+@contextmanager
+def _plainly() -> Iterator[Wiring]:
+    """The app's wiring, closed in the end; what an operator can mend is told without a traceback."""
+    wiring: Wiring = current_app.extensions["widget"]
+    try:
+        yield wiring
+    except (PostgresFailed, migrations.NotUpToDate) as error:
+        raise click.ClickException(str(error)) from error
+    except OperationalError as error:
+        raise click.ClickException(f"the database cannot be reached: {str(error.orig).strip()}") from error
+    finally:
+        wiring.close()
+
+
+# Processes --------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--workers", default=lambda: os.cpu_count() or 1, show_default="one a core", type=click.IntRange(1))
+@click.option(
+    "--threads", default=16, show_default=True, type=click.IntRange(1, 20), help="Requests at once, per worker."
+)
+@click.option("--migrate", is_flag=True, help="Bring the tables up to date first.")
+@with_appcontext
+def serve(host: str, port: int, workers: int, threads: int, migrate: bool) -> None:
+    """Serve the widget until SIGTERM or SIGINT.
+
+    On the internet, a proxy that reads requests whole before it passes them on (nginx, Caddy) belongs in front: a
+    request that comes in slowly holds a thread.
+    """
+    from granian.constants import HTTPModes, Interfaces
+    from granian.server import Server
+
+    with _plainly() as wiring:
+        if migrate:
+            migrations.upgrade(wiring.database)
+        migrations.require_newest(wiring.database)
+        wiring.database.engine.dispose()  # the workers are forks: connections are not for sharing
+        server = Server(
+            "wsgi:app", host, port, interface=Interfaces.WSGI, http=HTTPModes.http1, websockets=False, workers=workers,
+            blocking_threads=threads, backpressure=CONNECTIONS, workers_kill_timeout=30,
+        )  # fmt: skip
+        logging.getLogger("_granian").addFilter(_without_advice)
+        server.serve()
+
+
+def _without_advice(record: logging.LogRecord) -> bool:
+    """Drops granian's warning that threads outnumber cores: ours wait for Openfield, not for a core."""
+    return "Python threads" not in record.getMessage()
+
+
+@click.command()
+@click.option("--concurrency", default=4, show_default=True, type=click.IntRange(1, 20), help="Deliveries at once.")
+@with_appcontext
+def worker(concurrency: int) -> None:
+    """Deliver what waits for Openfield, until SIGTERM or SIGINT."""
+    from widget import jobs
+
+    with _plainly() as wiring:
+        migrations.require_newest(wiring.database)
+        jobs.run_worker(wiring, concurrency=concurrency)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; never where others reach it.")
+@click.option("--port", default=5001, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--file", "record_file", type=click.Path(dir_okay=False, path_type=Path), help="Keep the records there.")
+def sandbox(host: str, port: int, record_file: Path | None) -> None:
+    """Run an Openfield to develop against, with faults on demand."""
+    from widget.openfield.sandbox import run_sandbox
+
+    run_sandbox(host, port, record_file)
+
+
+@click.command()
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535 - 2), help="The widget's.")
+@with_appcontext
+def demo(port: int) -> None:
+    """Run everything: sandbox, widget, worker and a campaign site, with people to try it as."""
+    from widget.demo import run_demo
+
+    with _plainly() as wiring:
+        run_demo(wiring.settings, port)
+
+
+# Tables -----------------------------------------------------------------------------------------------------------
+
+
+db = AppGroup("db", help="The database's tables.")
+
+
+@db.command()
+def upgrade() -> None:
+    """Bring the tables up to this version."""
+    with _plainly() as wiring:
+        migrations.upgrade(wiring.database)
+        click.echo(f"The tables are at revision {migrations.current(wiring.database)}.")
+
+
+@db.command()
+def current() -> None:
+    """Say which revision the tables are at."""
+    with _plainly() as wiring:
+        click.echo(migrations.current(wiring.database) or "none")
+
+
+@db.command()
+def check() -> None:
+    """Exit with 1 unless the tables are as this version's models say."""
+    with _plainly() as wiring:
+        migrations.check(wiring.database)
+        click.echo("The tables are up to date.")
+
+
+@db.command()
+@click.argument("message")
+def revision(message: str) -> None:
+    """Draft the next revision from the models, for a developer to correct."""
+    with _plainly() as wiring:
+        migrations.write_revision(wiring.database, message)
+
+
+# Settings ---------------------------------------------------------------------------------------------------------
+
+
+config = AppGroup("config", help="What marketers and admins set, as TOML.")
+
+
+@config.command("apply")
+@click.argument("file", type=SETTINGS)
+def apply_file(file: Path) -> None:
+    """Make the database's settings what FILE says; again and again, to the same end."""
+    from widget import settings_file
+
+    with _plainly() as wiring:
+        migrations.require_newest(wiring.database)
+        with wiring.database.session() as session, _problems_of(file):
+            known = settings_file.stored(session)
+            settings = settings_file.parse(_read(file), private_hosts=wiring.settings.private_hosts, known=known)
+            tallies = settings_file.apply(session, settings)
+            session.commit()
+    for kind, tally in tallies.items():
+        click.echo(f"{kind}: {tally.created} created, {tally.changed} changed, {tally.unchanged} unchanged")
+
+
+@config.command("check")
+@click.option("--stored", is_flag=True, help="Let FILE refer to what the database has, as `apply` does.")
+@click.argument("file", type=SETTINGS)
+def check_file(file: Path, stored: bool) -> None:
+    """Say what is wrong with FILE, changing nothing; exit with 1 if anything is."""
+    from widget import settings_file
+
+    with _plainly() as wiring, _problems_of(file):
+        known = settings_file.SettingsFile()
+        if stored:
+            migrations.require_newest(wiring.database)
+            with wiring.database.session() as session:
+                known = settings_file.stored(session)
+        settings_file.parse(_read(file), private_hosts=wiring.settings.private_hosts, known=known)
+    click.echo(f"{file} is in order.")
+
+
+@config.command("export")
+def export_settings() -> None:
+    """Print the database's settings as TOML that `apply` takes."""
+    from widget import settings_file
+
+    with _plainly() as wiring:
+        migrations.require_newest(wiring.database)
+        with wiring.database.session() as session:
+            click.echo(settings_file.export(session), nl=False)
+
+
+def _read(file: Path) -> str:
+    try:
+        text: str = click.open_file(str(file), encoding="utf-8").read()
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{file} is not UTF-8: {error}") from None
+    return text
+
+
+@contextmanager
+def _problems_of(file: Path) -> Iterator[None]:
+    """Tells a wrong file's problems, one a line, and exits with 1."""
+    from widget.settings_file import WrongFile
+
+    try:
+        yield
+    except WrongFile as wrong:
+        for problem in wrong.problems:
+            click.echo(f"{file}:{problem.line}: {problem.place}: {problem.reason}", err=True)
+        raise click.exceptions.Exit(1) from None
