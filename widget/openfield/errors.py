@@ -25,7 +25,7 @@ class Unavailable(OpenfieldError):
     """No answer, too slow an answer, or "not now".
 
     Attributes:
-        retry_after: seconds that Openfield asked for, if it did.
+        retry_after: seconds to wait before the next try, where Openfield or the breaker says how many.
         maybe_applied: the request had left, so that a Create or Update may have happened.
     """
 
