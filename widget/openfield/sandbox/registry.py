@@ -1,0 +1,351 @@
+"""What a sandbox remembers: records and what logs in to them, answers given, calls received, faults that wait.
+
+Not here: whether a request is well formed (`judge`); HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flask import current_app
+
+from widget.openfield.sandbox.faults import Fault
+from widget.openfield.sandbox.judge import broken_values
+from widget.openfield.sandbox.message import Answer, Json, Refused, at, invalid_party, masked, parse, serialize
+from widget.openfield.sandbox.people import Person
+
+KEPT_CALLS = 10_000
+
+
+def _hashed(password: str, salt: bytes) -> str:
+    # A cost this low is wrong anywhere but in a sandbox, where thousands of sign-ups are tried in seconds.
+    return f"{salt.hex()}:{hashlib.scrypt(password.encode(), salt=salt, n=1 << 8, r=8, p=1).hex()}"
+
+
+def _sealed(password: str | None) -> str | None:
+    return None if password is None else _hashed(password, secrets.token_bytes(16))
+
+
+def _new_party_id() -> str:
+    return f"OF-{secrets.token_hex(6)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """A record as it is kept, without its password, and beside it what logs in to it."""
+
+    record: Json
+    secret: str | None = None
+    locked: bool = False
+
+    @classmethod
+    def of(cls, person: Person) -> Party:
+        own = {"PartyId": _new_party_id(), "PartyType": "Person", "Version": 1, "LanguageId": "en"}
+        record = {**person.record, "Party": {**own, **person.record["Party"]}}
+        return cls(record, _sealed(person.password), person.locked)
+
+    @property
+    def id(self) -> str:
+        return str(self.record["Party"]["PartyId"])
+
+    @property
+    def version(self) -> int:
+        return int(self.record["Party"]["Version"])
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What nobody else may have, by dotted path: the user name as it is, the e-mail whatever its case."""
+        found = {path: at(self.record, path) for path in ("Party.Login.Username", "Party.Email")}
+        texts = {path: name for path, name in found.items() if isinstance(name, str)}
+        return {path: name.casefold() if path == "Party.Email" else name for path, name in texts.items()}
+
+    def is_called(self, name: str) -> bool:
+        return name == self.names.get("Party.Login.Username") or name.casefold() == self.names.get("Party.Email")
+
+    def opens_with(self, password: str) -> bool:
+        if self.secret is None:
+            return False
+        return hmac.compare_digest(self.secret, _hashed(password, bytes.fromhex(self.secret.partition(":")[0])))
+
+    def standing(self) -> Json:
+        return {"PartyId": self.id, "Version": self.version}
+
+
+def _with_services(record: Json, before: Sequence[Json], now: Sequence[Json]) -> Json:
+    """The record, with the subscriptions that it had, refreshed and added to by those that come in."""
+    services = {service["ServiceId"]: service for service in before}
+    for service in now:
+        services[service["ServiceId"]] = {**services.get(service["ServiceId"], {}), **service}
+    return {**record, "Services": list(services.values())} if services else record
+
+
+@dataclass(slots=True)
+class Call:
+    """A call that was received, its passwords masked.
+
+    Attributes:
+        request: None where the body is not JSON: nothing of such a body is kept.
+        status: None until it is answered, and for good where no reply is given.
+        response: the answer; of a call whose reply was dropped, the answer that was not heard.
+        fault: the kind of the fault that met it.
+    """
+
+    number: int
+    received_at: datetime
+    operation: str
+    idempotency_key: str | None
+    request: Any
+    status: int | None = None
+    response: Json | None = None
+    fault: str | None = None
+    repeated: bool = False
+
+    @property
+    def code(self) -> str | None:
+        return None if self.response is None else self.response.get("Code")
+
+    @property
+    def reason(self) -> str:
+        """Why it was refused, in one line; '' where it was not."""
+        if self.response is None or self.code is None:
+            return ""
+        fields = self.response.get("Fields", {})
+        return "; ".join(f"{path} {reason}" for path, reason in fields.items()) or str(self.response["Message"])
+
+    def to_json(self) -> Json:
+        return {
+            "number": self.number,
+            "received_at": self.received_at.isoformat(timespec="milliseconds"),
+            "operation": self.operation,
+            "idempotency_key": self.idempotency_key,
+            "status": self.status,
+            "code": self.code,
+            "reason": self.reason,
+            "fault": self.fault,
+            "repeated": self.repeated,
+            "request": self.request,
+            "response": self.response,
+        }
+
+
+class Registry:
+    """Everything that a sandbox remembers. Safe among threads.
+
+    With a `record_file`, parties and answers are read from it where it exists, and written to it after each change;
+    calls and faults are of one run.
+    """
+
+    NAME = "openfield_sandbox"
+    """Where a Flask app keeps it among its extensions."""
+
+    def __init__(self, people: Sequence[Person], record_file: Path | None = None) -> None:
+        self._people = tuple(people)
+        self._record_file = record_file
+        self._lock = threading.Lock()
+        self._begin()
+        if record_file is not None and record_file.exists():
+            self._load(record_file)
+
+    def _begin(self) -> None:
+        self._parties = {party.id: party for party in map(Party.of, self._people)}
+        self._answers: dict[str, Answer] = {}
+        self._calls: deque[Call] = deque(maxlen=KEPT_CALLS)
+        self._received = 0
+        self._faults: list[Fault] = []
+        self._released = threading.Event()
+
+    def _load(self, file: Path) -> None:
+        kept = parse(file.read_bytes())
+        self._parties = {party.id: party for party in (Party(**each) for each in kept["parties"])}
+        self._answers = {key: Answer(**each) for key, each in kept["answers"].items()}
+
+    def _save(self) -> None:
+        if self._record_file is None:
+            return
+        parties = [asdict(party) for party in self._parties.values()]
+        answers = {key: {"status": each.status, "body": each.body} for key, each in self._answers.items()}
+        draft = self._record_file.with_name(f".{self._record_file.name}.draft")
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(serialize({"parties": parties, "answers": answers}, indent=2))
+        draft.replace(self._record_file)
+
+    # The operations, on requests that have been judged
+
+    def authenticate(self, body: Json) -> Answer:
+        """Raises: Refused: 401, the same for whoever is not known and whatever is not the password; 423."""
+        login = body["Login"]
+        called = [party for party in self.parties() if party.is_called(login["Username"])]
+        if any(party.locked for party in called):
+            raise Refused(423, "ACCOUNT_LOCKED", "the account is locked")
+        for party in called:
+            if party.opens_with(login.get("Password", "")):
+                return Answer(200, party.record)
+        raise Refused(401, "INVALID_CREDENTIALS", "there is no such user name with such a password")
+
+    def get(self, body: Json) -> Answer:
+        """Raises: Refused: 404."""
+        with self._lock:
+            return Answer(200, self._known(body["PartyId"]).record)
+
+    def create(self, body: Json, key: str | None) -> Answer:
+        """Raises: Refused: 409, 422."""
+        return self._write("Create", body, key)
+
+    def update(self, body: Json, key: str | None) -> Answer:
+        """Raises: Refused: 404, 409, 422."""
+        return self._write("Update", body, key)
+
+    def _write(self, operation: str, body: Json, key: str | None) -> Answer:
+        """Do it, unless the same operation has taken effect under this Idempotency-Key: then give that answer again.
+
+        A refusal is not remembered: whoever mends a record and sends it under the same key is judged anew.
+        """
+        known_as = f"{operation} {key}"
+        with self._lock:
+            if key and known_as in self._answers:
+                return replace(self._answers[known_as], repeated=True)
+            created = operation == "Create"
+            party = self._created(body) if created else self._updated(body)
+            self._put(party)
+            answer = Answer(201 if created else 200, party.standing())
+            if key:
+                self._answers[known_as] = answer
+            self._save()
+            return answer
+
+    def _created(self, body: Json) -> Party:
+        if wrong := broken_values(body):
+            raise invalid_party(wrong)
+        party = {"PartyId": _new_party_id(), **body["Party"], "Version": 1}
+        if "Login" in party:
+            party["Login"] = {name: value for name, value in party["Login"].items() if name != "Password"}
+        return Party(
+            _with_services({"Party": party}, [], body.get("Services", [])),
+            _sealed(at(body, "Party.Login.Password")),
+        )
+
+    def _updated(self, body: Json) -> Party:
+        before = self._known(body["Party"]["PartyId"])
+        if body["Party"]["Version"] != before.version:
+            stands = {"Party.Version": f"is not {before.version}, where the record stands"}
+            raise Refused(409, "VERSION_CONFLICT", "the record has changed since it was read", stands)
+        if wrong := broken_values(body, before.record):
+            raise invalid_party(wrong)
+        record = {"Party": {**body["Party"], "Version": before.version + 1}}
+        services = before.record.get("Services", [])
+        return replace(before, record=_with_services(record, services, body.get("Services", [])))
+
+    def _known(self, party_id: str) -> Party:
+        if party_id not in self._parties:
+            raise Refused(404, "UNKNOWN_PARTY", "there is no such person")
+        return self._parties[party_id]
+
+    def _put(self, party: Party) -> None:
+        """Keep the party as the one that changed last; refused where a name of it is somebody else's."""
+        others = (other for other in self._parties.values() if other.id != party.id)
+        shared = (path for other in others for path, name in party.names.items() if other.names.get(path) == name)
+        if taken := dict.fromkeys(shared, "belongs to somebody else"):
+            raise Refused(409, "PARTY_EXISTS", "there is an account already", taken)
+        self._parties.pop(party.id, None)
+        self._parties[party.id] = party
+
+    # What tests and the page do
+
+    def parties(self) -> list[Party]:
+        """All of them; the one that changed last comes last."""
+        with self._lock:
+            return list(self._parties.values())
+
+    def add(self, person: Person) -> Answer:
+        """Keep a person, unjudged. Where the PartyId is known, the record is replaced; so is a password that is given.
+
+        Raises:
+            Refused: 409, the user name or the e-mail is somebody else's.
+        """
+        party = Party.of(person)
+        with self._lock:
+            before = self._parties.get(party.id)
+            self._put(replace(party, secret=party.secret or (before.secret if before else None)))
+            self._save()
+        return Answer(201, party.standing())
+
+    def lock(self, name: str, locked: bool) -> None:
+        """Lock, or unlock, whoever has this user name or e-mail.
+
+        Raises:
+            Refused: 404.
+        """
+        with self._lock:
+            called = [party for party in self._parties.values() if party.is_called(name)]
+            if not called:
+                raise Refused(404, "UNKNOWN_PARTY", "there is no such person")
+            for party in called:
+                self._parties[party.id] = replace(party, locked=locked)
+            self._save()
+
+    def reset(self) -> None:
+        """Back to the people of the start: no calls, no faults."""
+        self.clear_faults()
+        with self._lock:
+            self._begin()
+            self._save()
+
+    def calls(self) -> list[Call]:
+        """The last KEPT_CALLS of them, in the order in which they came."""
+        with self._lock:
+            return list(self._calls)
+
+    def receive(self, operation: str, request: Any, key: str | None = None) -> Call:
+        """Note a call before it is answered, so that one that waits is seen waiting."""
+        with self._lock:
+            self._received += 1
+            call = Call(self._received, datetime.now(UTC), operation, key, masked(request))
+            self._calls.append(call)
+            return call
+
+    def settle(self, call: Call, answer: Answer | None, fault: Fault | None = None) -> None:
+        """Note what a call was answered; None for nothing."""
+        with self._lock:
+            call.fault = fault.kind if fault else None
+            if answer is not None:
+                call.status, call.response, call.repeated = answer.status, masked(answer.body), answer.repeated
+
+    def faults(self) -> list[Fault]:
+        with self._lock:
+            return list(self._faults)
+
+    def add_fault(self, fault: Fault) -> None:
+        with self._lock:
+            self._faults.append(replace(fault, released=self._released))
+
+    def take_fault(self, operation: str) -> Fault | None:
+        """The first fault that is set for the operation, one time of it used up."""
+        with self._lock:
+            for place, fault in enumerate(self._faults):
+                if fault.operation in (operation, "*"):
+                    self._faults[place : place + 1] = fault.after_one()
+                    return fault
+            return None
+
+    def clear_faults(self) -> None:
+        """Forget the faults, and let go of the calls that they hold."""
+        with self._lock:
+            self._faults.clear()
+            self._released.set()
+            self._released = threading.Event()
+
+
+def registry() -> Registry:
+    """The registry of the app that answers this request."""
+    found: Registry = current_app.extensions[Registry.NAME]
+    return found
