@@ -35,9 +35,10 @@
   window.addEventListener("message", ({ source, origin, data }) => {
     if (!framed || source !== window.parent || !origins.includes(origin)) return;
     if (!data || data.type !== "openfield:hello" || data.version !== VERSION) return;
+    const event = host === origin ? "height" : "ready"; // ready once, however often it is greeted
     host = origin;
     told = height();
-    tell("ready", { height: told, title: main().querySelector("h1").textContent });
+    tell(event, { height: told, title: main().querySelector("h1").textContent });
   });
 
   new ResizeObserver(tellHeight).observe(content);
@@ -81,7 +82,7 @@
     message.className = "message wrong unreachable";
     message.setAttribute("role", "alert");
     message.textContent = main().dataset.unreachable;
-    if (button) button.before(message);
+    if (button) button.after(message);
     else form.append(message);
     tell("error");
   };
@@ -96,11 +97,12 @@
     const { lang, dir } = page.documentElement;
     Object.assign(document.documentElement, { lang, dir });
     document.title = page.title;
+    const target = page.querySelector("main .message") || page.querySelector("main h1");
+    target.removeAttribute("autofocus"); // the browser's own way, which would not spare the host
+    target.tabIndex = -1;
     main().replaceWith(document.adoptNode(page.querySelector("main")));
     stopWaiting();
     enhance();
-    const target = main().querySelector(".message") || main().querySelector("h1");
-    target.tabIndex = -1;
     // In a frame, the host decides whether its page moves; only the frame's own scroll is ours.
     target.focus({ preventScroll: framed });
     if (framed) window.scrollTo(0, 0);
