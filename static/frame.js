@@ -76,15 +76,26 @@
     return fields;
   };
 
-  const unreachable = (form, button) => {
+  // It did not work, and the form stays, so that nothing that was typed is lost: said at the button.
+  const fail = (form, button, ...sentences) => {
     stopWaiting();
-    const message = document.createElement("p");
-    message.className = "message wrong unreachable";
+    const message = document.createElement("div");
+    message.className = "message wrong failure";
     message.setAttribute("role", "alert");
-    message.textContent = main().dataset.unreachable;
-    if (button) button.after(message);
-    else form.append(message);
+    for (const sentence of sentences) {
+      const paragraph = document.createElement("p");
+      paragraph.textContent = sentence;
+      message.append(paragraph);
+    }
+    (button || form.lastElementChild).after(message);
     tell("error");
+  };
+
+  // What such an answer says: that the server could not do it, or that it was too much. Nothing when it is a page.
+  const failure = (answered, page) => {
+    if (!page || !page.querySelector("main[data-step]")) return [main().dataset.unreachable];
+    const failed = answered >= 500 || answered === 413;
+    return failed ? [...page.querySelectorAll("#notice, #notice + .text")].map((each) => each.textContent) : [];
   };
 
   // What an answer means to the host: the step was taken, the participant has to look again, or it failed.
@@ -114,10 +125,11 @@
     request.open("POST", form.getAttribute("action") || "");
     request.responseType = "document";
     request.timeout = LONGEST_WAIT;
-    request.onerror = request.ontimeout = () => unreachable(form, button);
+    request.onerror = request.ontimeout = () => fail(form, button, main().dataset.unreachable);
     request.onload = () => {
       const page = request.response;
-      if (!page || !page.querySelector("main[data-step]")) return unreachable(form, button);
+      const sentences = failure(request.status, page);
+      if (sentences.length) return fail(form, button, ...sentences);
       show(page);
       told = height();
       tell("height", { height: told, fresh: true });
@@ -135,7 +147,7 @@
     event.preventDefault();
     if (document.querySelector("form[data-waiting]")) return;
     const button = event.submitter || form.querySelector("[type=submit]");
-    for (const old of document.querySelectorAll(".unreachable")) old.remove();
+    for (const old of document.querySelectorAll(".failure")) old.remove();
     send(form, button);
     form.querySelectorAll(".reveal[aria-pressed=true]").forEach(toggle);
     wait(form, button);

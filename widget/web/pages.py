@@ -446,15 +446,13 @@ def http_error(error: HTTPException) -> Response | HTTPException:
         return error
     if code == 413:
         heading = gettext("That was too much")
-        text = gettext(
-            "What was sent is larger than this form can be. Go back, shorten your answers and send them again."
-        )
+        text = gettext("What was sent is larger than this form can be. Shorten your answers and send them again.")
     elif code < 500:
         heading = gettext("There is nothing here")
         text = gettext("Check the address.")
     else:
         heading = gettext("Something went wrong here")
-        text = gettext("It is not your fault. Go back and try again in a few minutes.")
+        text = gettext("It is not your fault. Try again in a few minutes.")
     return _notice(code, heading, text, *_way_on())
 
 
