@@ -276,7 +276,7 @@ def http(site: Site) -> Iterator[Http]:
 
 
 @pytest.fixture
-def campaign(session: Session, settings: Settings, _sandbox_url: str, host: Host) -> Callable[..., str]:
+def campaign(session: Session, settings: Settings, sandbox: Sandbox, host: Host) -> Callable[..., str]:
     """`campaign()` puts a campaign there with all that it needs, and gives its slug; keys as in `factories.campaign`.
 
     `kinds` replaces entries of other kinds: `campaign(language="nl", kinds={"push_rule": []})`.
@@ -285,7 +285,7 @@ def campaign(session: Session, settings: Settings, _sandbox_url: str, host: Host
     def put(*, kinds: dict[str, list[factories.Entry]] | None = None, **keys: Any) -> str:
         entry = factories.campaign(**keys)
         wanted = factories.settings(
-            openfield_url=_sandbox_url, origins=[host.origin], **(kinds or {}), campaign=[entry]
+            openfield_url=sandbox.url, origins=[host.origin], **(kinds or {}), campaign=[entry]
         )
         factories.apply(session, wanted, settings.private_hosts)
         return str(entry["slug"])

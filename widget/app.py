@@ -18,7 +18,6 @@ def create_app(settings: Settings) -> Flask:
     """The widget as a WSGI application, with its commands. Nothing is started or connected yet."""
     app = Flask("widget", template_folder="../templates", static_folder=None)
     app.config["SECRET_KEY"] = settings.secret_key
-    app.config["BABEL_DEFAULT_LOCALE"] = "en"
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     if settings.proxy_hops:
         hops = settings.proxy_hops
@@ -26,7 +25,7 @@ def create_app(settings: Settings) -> Flask:
 
     context.init_app(app, Wiring.of(settings))
     security.init_app(app)
-    i18n.babel.init_app(app, locale_selector=i18n.language)
+    i18n.init_app(app)
 
     app.register_blueprint(pages.pages)
     app.register_blueprint(embed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 from flask import Flask, g
@@ -32,7 +33,7 @@ from widget.web.fields import (
 @pytest.fixture(autouse=True)
 def _speaking() -> Iterator[None]:
     app = Flask("fields")
-    i18n.babel.init_app(app, locale_selector=i18n.language)
+    i18n.init_app(app)
     with app.test_request_context():
         g.language = "fr"
         yield
@@ -67,7 +68,7 @@ def test_a_locked_field_refuses_everything_but_its_values(field: str, value: str
 @given(st.text())
 def test_no_text_at_all_gets_past_a_locked_field(text: str) -> None:
     app = Flask("fields")
-    i18n.babel.init_app(app, locale_selector=i18n.language)
+    i18n.init_app(app)
     with app.test_request_context():
         form = post(("gender", text), ("civility", text))
         form.validate()
@@ -91,7 +92,7 @@ def test_a_locked_field_takes_its_values(value: str, member: Gender) -> None:
 
 
 @pytest.mark.parametrize("argument", [{"choices": [("X", "x")]}, {"coerce": str.lower}])
-def test_no_argument_changes_what_a_locked_field_takes(argument: dict[str, object]) -> None:
+def test_no_argument_changes_what_a_locked_field_takes(argument: dict[str, Any]) -> None:
     class Loose(Form):
         gender = GenderField(**argument)
 
@@ -107,7 +108,7 @@ def test_a_locked_field_shows_the_enums_values_whatever_its_wording() -> None:
     assert 'value="H"' in html
     assert 'value="F"' in html
     assert html.count("value=") == 2
-    assert [option.label.text for option in Worded()["gender"]][0] == "Monsieur"
+    assert next(option.label.text for option in Worded()["gender"]) == "Monsieur"
 
 
 def test_a_value_outside_the_set_does_not_prefill() -> None:

@@ -11,12 +11,16 @@ from functools import cache
 
 import pycountry
 from babel import Locale
-from flask import g, request
+from flask import Flask, g, request
 from flask_babel import Babel
 
 from widget.profile import LANGUAGES
 
-babel = Babel()
+
+def init_app(app: Flask) -> None:
+    """Lets the app speak; the catalogues are in widget/translations."""
+    app.config["BABEL_DEFAULT_LOCALE"] = "en"
+    Babel(app, locale_selector=language)
 
 
 def language() -> str:
