@@ -24,6 +24,7 @@ from wtforms.validators import ValidationError
 from wtforms.widgets import ListWidget, RadioInput, TextInput, html_params
 
 from widget.profile import (
+    CONTROL,
     EARLIEST_BIRTHDAY,
     MAX_LENGTH,
     MAX_PASSWORD_LENGTH,
@@ -78,8 +79,8 @@ class SingleValue:
         return gettext("Fill in this field.")
 
     def typed(self) -> str:
-        """What stands in the input."""
-        return self.raw_data[0] if self.raw_data else str(self.data or "")
+        """What stands in the input; what HTML may not hold is shown as such."""
+        return CONTROL.sub("\N{REPLACEMENT CHARACTER}", self.raw_data[0]) if self.raw_data else str(self.data or "")
 
 
 class LineField(SingleValue, StringField):
