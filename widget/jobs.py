@@ -23,8 +23,8 @@ def deliver(wiring: Wiring, delivery_id: UUID) -> None:
         participation.deliver(session, wiring, delivery_id, deadline=DEADLINE, now=datetime.now(UTC))
 
 
-def run_worker(wiring: Wiring, *, concurrency: int = 4) -> None:
-    """Runs jobs until SIGTERM or SIGINT, then finishes those under way. Returns after that."""
+def run_worker(wiring: Wiring, *, concurrency: int = 4, wait: bool = True) -> None:
+    """Runs jobs until SIGTERM or SIGINT, then finishes those under way; with `wait` off, until none is due."""
     app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=wiring.database.conninfo))
 
     @app.task(name=deliveries.DELIVER)
@@ -33,6 +33,7 @@ def run_worker(wiring: Wiring, *, concurrency: int = 4) -> None:
 
     app.run_worker(
         concurrency=concurrency,
+        wait=wait,
         delete_jobs="successful",
         shutdown_graceful_timeout=DEADLINE + 5,
         fetch_job_polling_interval=1.0,
