@@ -208,8 +208,9 @@ def _label(setting: FieldSetting, language: str) -> str:
 
 
 def _help(setting: FieldSetting, language: str) -> str:
-    own = gettext("Day, month, year: for example 31/12/1990") if setting.variable is Variable.BIRTHDAY else ""
-    return setting.help.get(language) or own
+    """What the marketer says, after how a date is written: nobody can guess that."""
+    own = gettext("Day, month, year: for example 31/12/1990.") if setting.variable is Variable.BIRTHDAY else ""
+    return f"{own} {setting.help.get(language, '')}".strip()
 
 
 def _choice_wording(setting: FieldSetting, language: str) -> dict[str, str]:
