@@ -46,7 +46,7 @@ class Vault:
         """
         try:
             text = zlib.decompress(self._fernet.decrypt(token, ttl=max_age))
-        except InvalidToken:
+        except (InvalidToken, zlib.error):
             raise Sealed("cannot be opened") from None
         sealed_for, data = simplejson.loads(text, use_decimal=True)
         if sealed_for != purpose:
@@ -55,8 +55,8 @@ class Vault:
 
     def digest(self, purpose: str, *parts: str) -> bytes:
         """A keyed hash (HMAC-SHA256, 32 bytes) that finds a secret again without keeping it."""
-        message = "\x00".join((purpose, *parts)).encode("utf-8", "surrogatepass")
-        return hmac.new(self._secret, message, hashlib.sha256).digest()
+        message = simplejson.dumps([purpose, *parts])  # so that it matters where a part ends
+        return hmac.new(self._secret, message.encode(), hashlib.sha256).digest()
 
 
 def new_handle() -> str:
