@@ -126,9 +126,7 @@ def claim(session: Session, vault: Vault, delivery_id: UUID, now: datetime) -> C
     if delivery is None or delivery.sealed_payload is None:
         return None
     payload = vault.open("delivery.payload", delivery.sealed_payload)
-    return Claim(
-        delivery.id, delivery.attempts, delivery.operation, delivery.integration, payload, delivery.created_at
-    )
+    return Claim(delivery.id, delivery.attempts, delivery.operation, delivery.integration, payload, delivery.created_at)
 
 
 def settle(session: Session, claim: Claim, now: datetime) -> None:

@@ -171,9 +171,7 @@ def use(
     """Spends the handle for this post, or tells why not. Commits; `patience` is in seconds."""
     handle_hash, body_hash = _hash(vault, handle), body.digest(vault)
     mine = and_(Visit.handle_hash == handle_hash, Visit.campaign_id == campaign_id)
-    abandoned = and_(
-        Visit.body_hash == body_hash, Visit.sealed_answer.is_(None), Visit.used_at < now - ABANDONED
-    )
+    abandoned = and_(Visit.body_hash == body_hash, Visit.sealed_answer.is_(None), Visit.used_at < now - ABANDONED)
     spend = (
         update(Visit)
         .where(mine, Visit.expires_at > now, or_(Visit.used_at.is_(None), abandoned))
