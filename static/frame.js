@@ -165,6 +165,9 @@
   };
 
   const enhance = () => {
+    // The server writes times in UTC: only the browser knows where its reader is.
+    const local = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "long", timeStyle: "short" });
+    for (const time of document.querySelectorAll("time")) time.textContent = local.format(new Date(time.dateTime));
     for (const button of document.querySelectorAll(".reveal")) button.hidden = false;
   };
 
