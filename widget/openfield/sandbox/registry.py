@@ -11,7 +11,7 @@ import os
 import secrets
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,17 @@ def _hashed(password: str, salt: bytes) -> str:
 
 def _sealed(password: str | None) -> str | None:
     return None if password is None else _hashed(password, secrets.token_bytes(16))
+
+
+NAME_PATHS = ("Party.Login.Username", "Party.Email")
+
+Name = tuple[str, str]
+"""The dotted path of a name, and the name."""
+
+
+def _name(path: str, name: str) -> Name:
+    """A user name counts as it is, an e-mail whatever its case."""
+    return path, name.casefold() if path == "Party.Email" else name
 
 
 def _new_party_id() -> str:
@@ -63,14 +74,9 @@ class Party:
         return int(self.record["Party"]["Version"])
 
     @property
-    def names(self) -> dict[str, str]:
-        """What nobody else may have, by dotted path: the user name as it is, the e-mail whatever its case."""
-        found = {path: at(self.record, path) for path in ("Party.Login.Username", "Party.Email")}
-        texts = {path: name for path, name in found.items() if isinstance(name, str)}
-        return {path: name.casefold() if path == "Party.Email" else name for path, name in texts.items()}
-
-    def is_called(self, name: str) -> bool:
-        return name == self.names.get("Party.Login.Username") or name.casefold() == self.names.get("Party.Email")
+    def names(self) -> list[Name]:
+        """What the person logs in by, and nobody else may have."""
+        return [_name(path, name) for path in NAME_PATHS if isinstance(name := at(self.record, path), str)]
 
     def opens_with(self, password: str) -> bool:
         if self.secret is None:
@@ -157,7 +163,7 @@ class Registry:
             self._load(record_file)
 
     def _begin(self) -> None:
-        self._parties = {party.id: party for party in map(Party.of, self._people)}
+        self._keep(map(Party.of, self._people))
         self._answers: dict[str, Answer] = {}
         self._calls: deque[Call] = deque(maxlen=KEPT_CALLS)
         self._received = 0
@@ -165,9 +171,18 @@ class Registry:
         self._released = threading.Event()
 
     def _load(self, file: Path) -> None:
-        kept = parse(file.read_bytes())
-        self._parties = {party.id: party for party in (Party(**each) for each in kept["parties"])}
-        self._answers = {key: Answer(**each) for key, each in kept["answers"].items()}
+        try:
+            kept = parse(file.read_bytes())
+            self._keep(Party(**each) for each in kept["parties"])
+            self._answers = {key: Answer(**each) for key, each in kept["answers"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is not a sandbox's record file: {error}") from None
+
+    def _keep(self, parties: Iterable[Party]) -> None:
+        self._parties: dict[str, Party] = {}
+        self._ids: dict[Name, str] = {}
+        for party in parties:
+            self._put(party)
 
     def _save(self) -> None:
         if self._record_file is None:
@@ -184,7 +199,8 @@ class Registry:
     def authenticate(self, body: Json) -> Answer:
         """Raises: Refused: 401, the same for whoever is not known and whatever is not the password; 423."""
         login = body["Login"]
-        called = [party for party in self.parties() if party.is_called(login["Username"])]
+        with self._lock:
+            called = self._called(login["Username"])
         if any(party.locked for party in called):
             raise Refused(423, "ACCOUNT_LOCKED", "the account is locked")
         for party in called:
@@ -250,14 +266,22 @@ class Registry:
             raise Refused(404, "UNKNOWN_PARTY", "there is no such person")
         return self._parties[party_id]
 
+    def _called(self, name: str) -> list[Party]:
+        """Whoever has this user name or e-mail: two people, where the one's user name is the other's e-mail."""
+        ids = {self._ids[found] for path in NAME_PATHS if (found := _name(path, name)) in self._ids}
+        return [self._parties[party_id] for party_id in ids]
+
     def _put(self, party: Party) -> None:
         """Keep the party as the one that changed last; refused where a name of it is somebody else's."""
-        others = (other for other in self._parties.values() if other.id != party.id)
-        shared = (path for other in others for path, name in party.names.items() if other.names.get(path) == name)
-        if taken := dict.fromkeys(shared, "belongs to somebody else"):
+        others = [path for path, name in party.names if self._ids.get((path, name), party.id) != party.id]
+        if others:
+            taken = dict.fromkeys(others, "belongs to somebody else")
             raise Refused(409, "PARTY_EXISTS", "there is an account already", taken)
-        self._parties.pop(party.id, None)
+        if before := self._parties.pop(party.id, None):
+            for name in before.names:
+                del self._ids[name]
         self._parties[party.id] = party
+        self._ids.update(dict.fromkeys(party.names, party.id))
 
     # What tests and the page do
 
@@ -286,7 +310,7 @@ class Registry:
             Refused: 404.
         """
         with self._lock:
-            called = [party for party in self._parties.values() if party.is_called(name)]
+            called = self._called(name)
             if not called:
                 raise Refused(404, "UNKNOWN_PARTY", "there is no such person")
             for party in called:
