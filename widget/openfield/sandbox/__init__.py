@@ -34,6 +34,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 from flask import Flask
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
@@ -130,5 +131,7 @@ def serving(app: Flask, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]
 
 
 def run_sandbox(host: str, port: int, record_file: Path | None = None) -> None:
-    """Serve a sandbox with the people of PEOPLE until the process is told to end."""
-    _server(create_sandbox(record_file=record_file), host, port).serve_forever()
+    """Say where, and serve a sandbox with the people of PEOPLE there until the process is told to end."""
+    server = _server(create_sandbox(record_file=record_file), host, port)
+    click.echo(f"The sandbox Openfield is at http://{host}:{server.port} (tenant {TENANT}, application {APPLICATION}).")
+    server.serve_forever()
