@@ -35,6 +35,7 @@ from werkzeug import Response
 from werkzeug.serving import make_server
 
 from tests import factories
+from tests.processes import remove
 from widget import migrations
 from widget.app import create_app
 from widget.config import Settings
@@ -99,12 +100,6 @@ def settings(_site_socket: socket.socket, _sandbox_url: str, tmp_path_factory: p
         public_url=f"http://localhost:{_port(_site_socket)}",
         private_hosts=frozenset({urlsplit(_sandbox_url).netloc}),
     )
-
-
-def remove(instance: Path) -> None:
-    """Deletes an instance folder and its database, wherever that is."""
-    shutil.rmtree((instance / "postgres").resolve(), ignore_errors=True)
-    shutil.rmtree(instance, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -284,9 +279,7 @@ def campaign(session: Session, settings: Settings, sandbox: Sandbox, host: Host)
 
     def put(*, kinds: dict[str, list[factories.Entry]] | None = None, **keys: Any) -> str:
         entry = factories.campaign(**keys)
-        wanted = factories.settings(
-            openfield_url=sandbox.url, origins=[host.origin], **(kinds or {}), campaign=[entry]
-        )
+        wanted = factories.settings(openfield_url=sandbox.url, origins=[host.origin], **(kinds or {}), campaign=[entry])
         factories.apply(session, wanted, settings.private_hosts)
         return str(entry["slug"])
 

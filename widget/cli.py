@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +77,7 @@ def serve(host: str, port: int, workers: int, threads: int, migrate: bool) -> No
         if migrate:
             migrations.upgrade(wiring.database)
         migrations.require_newest(wiring.database)
+        _require_free(host, port)
         wiring.database.engine.dispose()  # the workers are forks: connections are not for sharing
         server = Server(
             "wsgi:app", host, port, interface=Interfaces.WSGI, http=HTTPModes.http1, websockets=False, workers=workers,
@@ -83,6 +85,13 @@ def serve(host: str, port: int, workers: int, threads: int, migrate: bool) -> No
         )  # fmt: skip
         logging.getLogger("_granian").addFilter(_without_advice)
         server.serve()
+
+
+def _require_free(host: str, port: int) -> None:
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise click.ClickException(f"cannot listen at {host}:{port}: {os.strerror(error.errno or 0)}") from None
 
 
 def _without_advice(record: logging.LogRecord) -> bool:
@@ -121,7 +130,7 @@ def demo(port: int) -> None:
     from widget.demo import run_demo
 
     with _plainly() as wiring:
-        run_demo(wiring.settings, port)
+        run_demo(wiring, port)
 
 
 # Tables -----------------------------------------------------------------------------------------------------------
@@ -214,7 +223,8 @@ def export_settings() -> None:
 
 def _read(file: Path) -> str:
     try:
-        text: str = click.open_file(str(file), encoding="utf-8").read()
+        with click.open_file(str(file), encoding="utf-8") as opened:
+            text: str = opened.read()
     except UnicodeDecodeError as error:
         raise click.ClickException(f"{file} is not UTF-8: {error}") from None
     return text

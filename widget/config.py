@@ -78,6 +78,11 @@ class Settings:
         )
 
 
+def environment(**variables: str) -> dict[str, str]:
+    """The environment for a process that we start: our own, with these variables set."""
+    return {**os.environ, **variables}
+
+
 class _Environment:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ

@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
-from tests.conftest import remove
+from tests.processes import postmaster, remove
 from widget import migrations, postgres
 from widget.config import Settings
 from widget.db import Database
@@ -75,22 +75,6 @@ class User:
 def _pipe(pipe: IO[str] | None) -> IO[str]:
     assert pipe is not None
     return pipe
-
-
-def postmaster(instance: Path) -> int | None:
-    """The running server's process id, if there is one."""
-    data = (instance / "postgres" / "data").resolve()
-    for process in psutil.process_iter():
-        try:
-            if process.name() == "postgres" and process.cwd() == str(data) and not _is_postgres(process.parent()):
-                return process.pid
-        except psutil.Error:
-            continue
-    return None
-
-
-def _is_postgres(process: psutil.Process | None) -> bool:
-    return process is not None and process.name() == "postgres"
 
 
 @pytest.fixture
