@@ -10,7 +10,7 @@ from uuid import UUID
 
 import procrastinate
 
-from widget import deliveries, participation
+from widget import deliveries, participation, throttle, visits
 from widget.wiring import Wiring
 
 DEADLINE = 30.0
@@ -23,6 +23,14 @@ def deliver(wiring: Wiring, delivery_id: UUID) -> None:
         participation.deliver(session, wiring, delivery_id, deadline=DEADLINE, now=datetime.now(UTC))
 
 
+def purge(wiring: Wiring) -> None:
+    """Deletes what has done its work: visits that expired, buckets that are full again."""
+    with wiring.database.session() as session:
+        now = datetime.now(UTC)
+        visits.forget(session, now)
+        throttle.forget(session, now)
+
+
 def run_worker(wiring: Wiring, *, concurrency: int = 4, wait: bool = True) -> None:
     """Runs jobs until SIGTERM or SIGINT, then finishes those under way; with `wait` off, until none is due."""
     app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=wiring.database.conninfo))
@@ -30,6 +38,11 @@ def run_worker(wiring: Wiring, *, concurrency: int = 4, wait: bool = True) -> No
     @app.task(name=deliveries.DELIVER)
     def _deliver(delivery_id: str) -> None:
         deliver(wiring, UUID(delivery_id))
+
+    @app.periodic(cron="*/10 * * * *")
+    @app.task(name="purge")
+    def _purge(timestamp: int) -> None:
+        purge(wiring)
 
     app.run_worker(
         concurrency=concurrency,

@@ -9,9 +9,9 @@ Not here: what is limited, and how that is said (`participation`, `web.pages`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import func, literal, update
+from sqlalchemy import delete, func, literal, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -52,3 +52,10 @@ def give_back(session: Session, key: bytes, limit: Limit) -> None:
     """Gives a token back: the try was a success."""
     more = func.least(float(limit.burst), Bucket.tokens + 1.0)
     session.execute(update(Bucket).where(Bucket.key == key).values(tokens=more))
+
+
+def forget(session: Session, now: datetime) -> int:
+    """Deletes the buckets that nobody has touched for a day: they are full again. Gives how many. Commits."""
+    gone = session.scalars(delete(Bucket).where(Bucket.filled_at < now - timedelta(days=1)).returning(Bucket.key)).all()
+    session.commit()
+    return len(gone)

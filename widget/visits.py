@@ -16,7 +16,7 @@ from threading import Event
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import and_, insert, or_, select, update
+from sqlalchemy import and_, delete, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.orm import Session
 
@@ -228,6 +228,13 @@ def typed_before(vault: Vault, campaign_id: int, token: str) -> dict[str, str] |
 def record_of(vault: Vault, visit: Visit) -> Any:
     """The record that log-in read, as JSON; None for the other entrances."""
     return None if visit.sealed_record is None else vault.open("visit.record", visit.sealed_record)
+
+
+def forget(session: Session, now: datetime) -> int:
+    """Deletes the visits that expired LONGEST ago or earlier, with what they know; gives how many. Commits."""
+    gone = session.scalars(delete(Visit).where(Visit.expires_at < now - LONGEST).returning(Visit.id)).all()
+    session.commit()
+    return len(gone)
 
 
 def _hash(vault: Vault, handle: str) -> bytes:

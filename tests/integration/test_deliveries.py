@@ -9,13 +9,13 @@ from random import Random
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from tests.conftest import Http, Sandbox
 from tests.screens import visit
 from widget import deliveries, jobs, participation
-from widget.models import Delivery, DeliveryState, Participation
+from widget.models import Bucket, Delivery, DeliveryState, Participation, Visit
 from widget.wiring import Wiring
 
 Campaign = Callable[..., str]
@@ -202,6 +202,26 @@ def test_a_worker_delivers_what_is_due(
     session.refresh(delivery)
     assert delivery.state is DeliveryState.DELIVERED
     assert sandbox.party("dora")
+
+
+def test_the_purge_deletes_what_has_done_its_work_and_nothing_else(
+    http: Http, campaign: Campaign, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    first = visit(http, f"/c/{campaign()}")
+    form = first.send("signup")
+    first.send("login", username="nobody", password="wrong")
+    jobs.purge(wiring)
+    assert form.send("submit", NEWCOMER).step == "thanks"
+    assert session.scalars(select(Visit)).all()
+    assert session.scalars(select(Bucket)).all()
+
+    session.execute(update(Visit).values(expires_at=now - timedelta(hours=2, seconds=1)))
+    session.execute(update(Bucket).values(filled_at=now - timedelta(days=1, seconds=1)))
+    session.commit()
+    jobs.purge(wiring)
+    assert session.scalars(select(Visit)).all() == []
+    assert session.scalars(select(Bucket)).all() == []
+    assert session.scalars(select(Participation)).all()
 
 
 @pytest.mark.parametrize("attempt_number", [1, 2, 5, 16, 1000])
