@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flask import Flask, current_app, g
-from sqlalchemy.orm import Session
 
 from widget.wiring import Wiring
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 STATIC = Path(__file__).parents[2] / "static"
 
