@@ -300,23 +300,26 @@ def embedded(page: Page, campaign: Campaign, site: Site, sandbox: Sandbox, host:
     return page.frame_locator("iframe")
 
 
+def expect_a_fitting_height(page: Page) -> None:
+    content = inside(page).evaluate("Math.ceil(document.getElementById('content').getBoundingClientRect().height)")
+    page.wait_for_function(
+        "height => document.querySelector('iframe').offsetHeight === Math.max(height, 560)", arg=content
+    )
+    assert inside(page).evaluate("document.documentElement.scrollHeight <= innerHeight")
+
+
 def test_the_iframe_is_as_high_as_what_it_shows(page: Page, embedded: FrameLocator) -> None:
-    for _ in walk_inside(embedded):
-        page.wait_for_function(
-            "height => document.querySelector('iframe').offsetHeight === Math.max(height, 560)",
-            arg=inside(page).evaluate("Math.ceil(document.getElementById('content').getBoundingClientRect().height)"),
-        )
-        assert inside(page).evaluate("document.documentElement.scrollHeight <= innerHeight")
-
-
-def walk_inside(frame: FrameLocator) -> Iterator[None]:
-    yield
-    send(frame, "login")
-    yield
-    log_in(frame)
-    yield
-    send(frame, "submit")
-    yield
+    expect_a_fitting_height(page)
+    send(embedded, "login")
+    expect_a_fitting_height(page)
+    log_in(embedded)
+    expect_a_fitting_height(page)
+    wide = page.evaluate("document.querySelector('iframe').offsetHeight")
+    page.set_viewport_size({"width": 320, "height": 640})
+    page.wait_for_function("wide => document.querySelector('iframe').offsetHeight > wide", arg=wide)
+    expect_a_fitting_height(page)
+    send(embedded, "submit")
+    expect_a_fitting_height(page)
 
 
 def test_nothing_shifts_while_the_first_screen_appears(page: Page, embedded: FrameLocator) -> None:
@@ -343,16 +346,20 @@ def test_the_iframe_is_greeted_anew_when_it_loads_anew_moves_or_comes_late(page:
     page.wait_for_function("events.filter(([name]) => name === 'ready').length === 2")
     page.evaluate("document.body.append(document.querySelector('iframe'))")
     page.wait_for_function("events.filter(([name]) => name === 'ready').length === 3")
-    page.evaluate(
-        """() => {
-            const late = document.createElement("iframe")
-            document.body.append(late)
-            late.src = document.querySelector("iframe").src
-        }"""
-    )
+    page.evaluate("document.body.append(document.createElement('iframe'))")
+    page.evaluate("document.body.lastChild.src = document.querySelector('iframe').src")
     page.wait_for_function("events.filter(([name]) => name === 'ready').length === 4")
     expect(page.locator("iframe").last).to_have_attribute("title", "Summer contest")
     assert page.locator("iframe").first.get_attribute("title") == "Contest"
+
+
+def test_the_iframe_is_ready_once_however_often_it_is_greeted(page: Page, embedded: FrameLocator) -> None:
+    page.evaluate(
+        "frames[0].postMessage({ type: 'openfield:hello', version: 1 }, document.querySelector('iframe').src)"
+    )
+    send(embedded, "login")
+    page.wait_for_function("events.at(-1)[0] === 'invalid'")
+    assert events(page) == ["ready", "invalid"]
 
 
 def test_a_message_that_is_not_the_iframes_counts_for_nothing(page: Page, embedded: FrameLocator, host: Host) -> None:
@@ -363,6 +370,13 @@ def test_a_message_that_is_not_the_iframes_counts_for_nothing(page: Page, embedd
         """other => new Promise(done => {
             addEventListener("message", ({ data }) => data === "sent" && done())
             document.body.append(Object.assign(document.createElement("iframe"), { src: other }))
+        })""",
+        other,
+    )
+    page.evaluate(  # the iframe itself, once it has been led elsewhere
+        """other => new Promise(done => {
+            addEventListener("message", ({ data }) => data === "sent" && done())
+            frames[0].location = other
         })""",
         other,
     )
@@ -409,7 +423,13 @@ def test_the_host_scrolls_only_when_the_top_of_the_iframe_is_out_of_sight(
     page.wait_for_function("events.at(-1)[0] === 'invalid'")
     assert page.evaluate(top) == 100
     page.evaluate("scrollTo(0, 700)")
-    inside(page).evaluate("document.querySelector('form[data-event=signup]').requestSubmit()")
+    page.route("**/signup", lambda route: route.abort())
+    signup = "document.querySelector('form[data-event=signup]').requestSubmit()"
+    inside(page).evaluate(signup)
+    page.wait_for_function("events.slice(-2).map(([name]) => name).join() === 'error,height'")
+    assert page.evaluate(top) == -400
+    page.unroute("**/signup")
+    inside(page).evaluate(signup)
     page.wait_for_function(f"events.at(-1)[0] === 'signup' && {top} === 0")
 
 
