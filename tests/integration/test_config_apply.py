@@ -12,7 +12,7 @@ import pytest
 import tomlkit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event, func, select
+from sqlalchemy import event, func, select, text
 from sqlalchemy.orm import Session
 
 from widget import settings_file
@@ -86,9 +86,9 @@ CREATED = {
 }
 
 
-def apply(session: Session, text: str) -> Mapping[str, Tally]:
+def apply(session: Session, toml: str) -> Mapping[str, Tally]:
     known = settings_file.stored(session)
-    return settings_file.apply(session, settings_file.parse(text, private_hosts=frozenset(), known=known))
+    return settings_file.apply(session, settings_file.parse(toml, private_hosts=frozenset(), known=known))
 
 
 def unchanged(tallies: Mapping[str, Tally]) -> bool:
@@ -206,6 +206,8 @@ def test_two_machines_that_apply_the_same_file_at_once_both_succeed(session: Ses
     assert settings_file.apply(session, file) == CREATED
     thread = threading.Thread(target=second)
     thread.start()
+    while not session.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+        assert thread.is_alive()
     session.commit()
     thread.join(timeout=30)
     assert unchanged(results[0])
@@ -221,6 +223,15 @@ def test_an_empty_database_exports_nothing(session: Session) -> None:
 def test_an_export_reads_as_people_write(session: Session) -> None:
     apply(session, EXAMPLE)
     assert settings_file.export(session) == EXAMPLE
+
+
+@pytest.mark.parametrize(
+    "words", ["\nafter a blank line", "\n\ntwo of them\n", 'quotes """" and "\n"', "\\\nn \\u0041\t"]
+)
+def test_a_text_of_several_lines_comes_back_letter_for_letter(session: Session, words: str) -> None:
+    form = {"slug": "contest", "name": "Contest", "legal": {"fr": words}}
+    apply(session, tomlkit.dumps({"master_form": [form]}))
+    assert tomllib.loads(settings_file.export(session))["master_form"][0]["legal"] == {"fr": words}
 
 
 def test_an_export_takes_as_many_queries_as_there_are_kinds(session: Session) -> None:

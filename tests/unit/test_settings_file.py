@@ -266,6 +266,13 @@ def test_what_refers_to_a_wrong_entry_is_not_wrong_itself() -> None:
     assert problem == 'line 13: website[1] "acme-news": name: must be text, in quotes'
 
 
+def test_a_wrong_form_is_not_taken_for_the_one_that_the_database_has() -> None:
+    known = taken(EXAMPLE)
+    in_dutch = EXAMPLE.replace('{ fr = "…", en = "…" }', '{ nl = "…" }').replace('language = "fr"', 'language = "nl"')
+    (problem,) = refused(in_dutch.replace('name = "Contest"', "name = 1"), known)
+    assert problem == 'line 19: master_form[1] "contest": name: must be text, in quotes'
+
+
 def test_a_form_may_not_lose_a_language_that_a_campaign_of_the_database_has() -> None:
     known = taken(EXAMPLE)
     form = """
@@ -355,6 +362,8 @@ a.b = 1 # [x]
 [not] = "a \\""" table" """"
 'lit eral' = \'\'\'x = {
 \'\'\'
+a.c = ["""x"""", "]",
+2]
 
 [[c]]
 s = "#"   # c
@@ -380,28 +389,32 @@ s = 1
         ("a", "b"): 1,
         ("quo.ted",): 2,
         ("lit eral",): 4,
-        ("c", 0): 7,
-        ("c", 0, "s"): 8,
-        ("c", 0, "list"): 9,
-        ("c", 0, "list", 0): 10,
-        ("c", 0, "list", 0, "v"): 10,
-        ("c", 0, "list", 0, "w"): 10,
-        ("c", 0, "list", 0, "w", "fr"): 10,
-        ("c", 0, "list", 0, "w", "d"): 10,
-        ("c", 0, "list", 1): 11,
-        ("c", 0, "list", 2): 11,
-        ("c", 0, "list", 2, 0): 11,
-        ("c", 0, "list", 2, 1): 12,
-        ("c", 0, "ops"): 14,
-        ("c", 0, "ops", "k"): 15,
-        ("c", 1): 16,
-        ("c", 1, "ops", "deep"): 17,
-        ("c", 1, "sub", 0): 18,
-        ("c", 1, "sub", 0, "x"): 19,
-        ("c", 1, "sub", 1): 20,
-        ("c", 2): 21,
-        ("c", 2, "s"): 22,
-        ("d", "e"): 23,
+        ("a", "c"): 6,
+        ("a", "c", 0): 6,
+        ("a", "c", 1): 6,
+        ("a", "c", 2): 7,
+        ("c", 0): 9,
+        ("c", 0, "s"): 10,
+        ("c", 0, "list"): 11,
+        ("c", 0, "list", 0): 12,
+        ("c", 0, "list", 0, "v"): 12,
+        ("c", 0, "list", 0, "w"): 12,
+        ("c", 0, "list", 0, "w", "fr"): 12,
+        ("c", 0, "list", 0, "w", "d"): 12,
+        ("c", 0, "list", 1): 13,
+        ("c", 0, "list", 2): 13,
+        ("c", 0, "list", 2, 0): 13,
+        ("c", 0, "list", 2, 1): 14,
+        ("c", 0, "ops"): 16,
+        ("c", 0, "ops", "k"): 17,
+        ("c", 1): 18,
+        ("c", 1, "ops", "deep"): 19,
+        ("c", 1, "sub", 0): 20,
+        ("c", 1, "sub", 0, "x"): 21,
+        ("c", 1, "sub", 1): 22,
+        ("c", 2): 23,
+        ("c", 2, "s"): 24,
+        ("d", "e"): 25,
     }
     assert lines(text) == expected
 
