@@ -5,7 +5,7 @@ wire.py      Profile ↔ their JSON, pure
 guard.py     where calls may go, and the connection that keeps to it
 breaker.py   when calls are spared
 errors.py    what can go wrong, named by what to do next
-sandbox.py   an Openfield to develop against; a program of its own, which nothing here imports
+sandbox/     an Openfield to develop against; a program of its own, which nothing here imports
 """
 
 from widget.openfield.client import Clients, Connection, OpenfieldClient
