@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,15 +115,15 @@ def _generated(path: Path, make: Callable[[], str]) -> str:
 
 
 def _write_secret(path: Path, secret: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    with open(handle, "w", encoding="utf-8") as file:
         file.write(secret)
     try:
         os.link(draft, path)
     except FileExistsError:
         pass  # another process was first: its secret counts
     finally:
-        draft.unlink()
+        Path(draft).unlink()
 
 
 def _checked_secret(secret: str) -> str:

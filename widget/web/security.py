@@ -25,10 +25,10 @@ MAX_BODY = 64 * 1024
 MAX_FIELDS = 100
 
 DENIED_FEATURES = (
-    "accelerometer", "ambient-light-sensor", "attribution-reporting", "bluetooth", "browsing-topics", "camera",
+    "accelerometer", "browsing-topics", "camera",
     "display-capture", "encrypted-media", "fullscreen", "geolocation", "gyroscope", "hid", "identity-credentials-get",
     "idle-detection", "local-fonts", "magnetometer", "microphone", "midi", "payment", "picture-in-picture",
-    "screen-wake-lock", "serial", "storage-access", "usb", "web-share", "window-management", "xr-spatial-tracking",
+    "screen-wake-lock", "serial", "storage-access", "usb", "window-management", "xr-spatial-tracking",
 )  # fmt: skip
 """All that the iframe never needs; `autofill` is left to the host."""
 
