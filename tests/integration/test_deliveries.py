@@ -196,7 +196,9 @@ def test_a_worker_delivers_what_is_due(
     delivery = left_waiting(http, campaign, sandbox, session)
     session.execute(text("UPDATE procrastinate_jobs SET scheduled_at = now()"))
     session.commit()
-    jobs.run_worker(wiring, wait=False)
+    worker = threading.Thread(target=jobs.run_worker, args=(wiring,), kwargs={"wait": False})
+    worker.start()
+    worker.join()
     session.refresh(delivery)
     assert delivery.state is DeliveryState.DELIVERED
     assert sandbox.party("dora")
