@@ -75,6 +75,17 @@ def test_what_waits_is_delivered_later_and_wiped(
     assert sandbox.party("dora")["Party"]["FirstName"] == "Dora"
 
 
+def test_what_fails_has_a_job_for_when_it_is_due_again(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    delivery = left_waiting(http, campaign, sandbox, session)
+    session.execute(text("DELETE FROM procrastinate_jobs"))
+    session.commit()
+    sandbox.fault("status", "Create", status=503)
+    attempt(session, wiring, delivery, now + timedelta(minutes=1))
+    assert session.scalars(text("SELECT scheduled_at FROM procrastinate_jobs")).all() == [delivery.due_at]
+
+
 def test_delivering_twice_happens_once(
     http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
 ) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from tests import factories
 from tests.conftest import Host, Http, Sandbox
 from tests.screens import Screen, visit
+from widget import participation
 from widget.models import Bucket, Consent, Delivery, DeliveryState, Entrance, Participation, Visit
 from widget.openfield.sandbox import PEOPLE
 from widget.vault import Vault
@@ -224,11 +225,21 @@ def test_a_failing_openfield_at_log_in_is_said_in_plain_words(
     assert screen.send("login", password=ALICE["password"]).step == "form"
 
 
+def test_log_ins_that_openfield_could_not_answer_are_not_counted(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session
+) -> None:
+    slug = campaign()
+    sandbox.fault("status", "Authenticate", status=500, times=None)
+    assert {logged_in(http, slug).status for _ in range(12)} == {503}
+    limits = (participation.PER_ACCOUNT, participation.PER_ADDRESS, participation.PER_CAMPAIGN)
+    assert set(session.scalars(select(Bucket.tokens))) == {limit.burst for limit in limits}
+
+
 # Signing up
 
 
 def test_a_newcomer_signs_up_and_the_profile_is_created(
-    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, vault: Vault
 ) -> None:
     form = signing_up(http, campaign(language="fr"))
     assert form.names("submit")[:4] == ["handle", "email", "username", "password"]
@@ -249,6 +260,9 @@ def test_a_newcomer_signs_up_and_the_profile_is_created(
     (delivery,) = session.scalars(select(Delivery))
     assert delivery.state is DeliveryState.DELIVERED
     assert delivery.sealed_payload is None
+    kept = vault.open("participation.profile", delivery.participation.sealed_profile)
+    assert kept["firstname"] == "Dora"
+    assert "password" not in kept
 
 
 def test_the_password_reaches_openfield_byte_for_byte(http: Http, campaign: Campaign, sandbox: Sandbox) -> None:
@@ -315,6 +329,14 @@ def test_a_field_that_openfield_refuses_is_named(http: Http, campaign: Campaign,
     assert again.status == 422
     assert set(again.errors) == {"lastname"}
     assert again.fields("submit")["lastname"] == NEWCOMER["lastname"]
+
+
+def test_who_signs_up_with_the_very_credentials_of_an_account_is_told_that_it_exists(
+    http: Http, campaign: Campaign, sandbox: Sandbox
+) -> None:
+    again = signing_up(http, campaign()).send("submit", {**NEWCOMER, **ALICE})
+    assert set(again.errors) == {"username"}
+    assert sandbox.calls("Authenticate") == []
 
 
 # No push rule
@@ -403,6 +425,18 @@ def test_the_same_post_again_gets_the_same_answer_and_happens_once(
 ) -> None:
     form = signing_up(http, campaign())
     assert form.send("submit", NEWCOMER).html == form.send("submit", NEWCOMER).html
+    assert len(sandbox.calls("Create")) == 1
+
+
+def test_what_a_process_did_before_it_died_is_answered_and_not_done_again(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session
+) -> None:
+    form = signing_up(http, campaign())
+    form.send("submit", NEWCOMER)
+    session.execute(update(Visit).values(sealed_answer=None, used_at=datetime.now(UTC) - timedelta(seconds=31)))
+    session.commit()
+    assert form.send("submit", NEWCOMER).step == "thanks"
+    assert len(session.scalars(select(Participation)).all()) == 1
     assert len(sandbox.calls("Create")) == 1
 
 
