@@ -38,14 +38,14 @@ SENT_TWICE = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A post's fields, in order; what tells one post from another."""
+    """A post's fields: what tells one post from another."""
 
     fields: tuple[tuple[str, str], ...]
 
     @classmethod
     def of(cls, fields: Iterable[tuple[str, str]]) -> Body:
-        """The body of these name/value pairs; the handle itself does not count."""
-        return cls(tuple(sorted(pair for pair in fields if pair[0] != "handle")))
+        """The body of these name/value pairs, whatever their order."""
+        return cls(tuple(sorted(fields)))
 
     def digest(self, vault: Vault) -> bytes:
         """Keyed, since a password may be in it."""

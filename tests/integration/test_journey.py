@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from tests import factories
 from tests.conftest import Host, Http, Sandbox
 from tests.screens import Screen, visit
-from widget import participation
+from widget import participation, visits
 from widget.models import Bucket, Consent, Delivery, DeliveryState, Entrance, Participation, Visit
 from widget.openfield.sandbox import PEOPLE
 from widget.vault import Vault
@@ -294,6 +294,17 @@ def test_a_mistake_is_said_at_its_field_and_nothing_typed_is_lost_but_the_passwo
     assert again.send("submit", birthday="28/2/2001", firstname="Dora", password="secret").step == "thanks"
 
 
+def test_what_is_kept_for_the_log_in_holds_no_password(
+    http: Http, campaign: Campaign, session: Session, vault: Vault
+) -> None:
+    again = signing_up(http, campaign()).send("submit", {**NEWCOMER, **ALICE})
+    (campaign_id,) = session.scalars(select(Visit.campaign_id).distinct())
+    typed = visits.typed_before(vault, campaign_id, again.fields("login")["typed"])
+    assert typed is not None
+    assert typed["lastname"] == NEWCOMER["lastname"]
+    assert "password" not in typed
+
+
 @pytest.mark.parametrize(
     ("taken", "field"), [({"username": "alice"}, "username"), ({"email": "ALICE@example.org"}, "email")]
 )
@@ -389,6 +400,14 @@ def test_consent_is_kept_word_for_word_with_language_time_and_hash(
     assert given.language == "fr"
     assert given.code == "Newsletter"
     assert abs(given.decided_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_a_mandatory_box_must_be_ticked(http: Http, campaign: Campaign) -> None:
+    optin = {**factories.OPTINS[0], "mandatory": True}
+    form = [{"slug": "contest", "name": "Contest", "fields": factories.FIELDS, "optins": [optin]}]
+    again = logged_in(http, campaign(kinds={"master_form": form})).send("submit")
+    assert again.errors == {"optin_newsletter": "Tick this box to take part."}
+    assert again.send("submit", optin_newsletter="y").step == "thanks"
 
 
 def test_boxes_are_never_ticked_beforehand(http: Http, campaign: Campaign) -> None:

@@ -15,7 +15,7 @@ from widget.models import Entrance, Visit
 from widget.visits import Body, Expired, Ours, Repeated, Spent, Unanswered, Use
 from widget.wiring import Wiring
 
-BODY = Body.of([("firstname", "Dora"), ("handle", "x")])
+BODY = Body.of([("firstname", "Dora"), ("lastname", "Dubois")])
 OTHER = Body.of([("firstname", "Eve")])
 
 
