@@ -314,6 +314,7 @@ def test_an_existing_account_brings_the_form_back_names_the_field_and_offers_log
     again = signing_up(http, campaign()).send("submit", {**NEWCOMER, **taken}, optin_newsletter="y")
     assert again.status == 422
     assert set(again.errors) == {field}
+    assert {"username": "user name", "email": "e-mail address"}[field] in again.errors[field]
     assert "You have an account already" in again.headings
     fields = again.fields("submit")
     assert fields["password"] == ""
