@@ -33,7 +33,7 @@ def find(session: Session, slug: str) -> Campaign | None:
     return session.scalar(select(Campaign).where(Campaign.slug == slug))
 
 
-def is_open(campaign: Campaign, now: datetime) -> Opening:
+def opening(campaign: Campaign, now: datetime) -> Opening:
     """Whether people may take part at `now` (aware): from `opens_at` on, until just before `closes_at`."""
     if campaign.closes_at is not None and now >= campaign.closes_at:
         return Opening.CLOSED

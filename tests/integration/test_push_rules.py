@@ -204,7 +204,7 @@ def test_a_campaign_is_open_from_its_opening_until_just_before_its_closing(
         opens_at=None if opens_in is None else NOW + timedelta(microseconds=opens_in),
         closes_at=None if closes_in is None else NOW + timedelta(microseconds=closes_in),
     )
-    assert campaigns.is_open(campaign, NOW) is opening
+    assert campaigns.opening(campaign, NOW) is opening
 
 
 # Forms -----------------------------------------------------------------------------------------------------------

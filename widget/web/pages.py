@@ -85,7 +85,7 @@ def turn_away() -> Response | None:
         security.check_post()
     if request.endpoint == "pages.forgot_password":
         return None
-    opening = campaigns.is_open(campaign, now())
+    opening = campaigns.opening(campaign, now())
     return None if opening is Opening.OPEN else _not_open(campaign, opening)
 
 
