@@ -99,7 +99,8 @@ rogue_profiles = st.builds(
     near_misses,
 )
 changes = st.dictionaries(st.sampled_from(Variable), st.none() | texts | birthdays | near_misses, max_size=5)
-optins = st.lists(st.builds(OptIn, st.text(min_size=1, max_size=8), st.datetimes(timezones=st.timezones())), max_size=3)
+moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.timezones())  # noqa: DTZ001 - bounds
+optins = st.lists(st.builds(OptIn, st.text(min_size=1, max_size=8), moments), max_size=3)
 
 
 # An independent look at JSON -------------------------------------------------------------------------------------
