@@ -122,11 +122,12 @@ def claim(session: Session, vault: Vault, delivery_id: UUID, now: datetime) -> C
         .execution_options(populate_existing=True)
     )
     delivery = session.scalars(statement).one_or_none()
+    integration = delivery and delivery.integration  # read now: after the commit, no connection is to be held
     session.commit()
-    if delivery is None or delivery.sealed_payload is None:
+    if delivery is None or integration is None or delivery.sealed_payload is None:
         return None
     payload = vault.open("delivery.payload", delivery.sealed_payload)
-    return Claim(delivery.id, delivery.attempts, delivery.operation, delivery.integration, payload, delivery.created_at)
+    return Claim(delivery.id, delivery.attempts, delivery.operation, integration, payload, delivery.created_at)
 
 
 def settle(session: Session, claim: Claim, now: datetime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from tests.conftest import Http, Sandbox
+from tests.processes import wait_until
 from tests.screens import visit
 from widget import deliveries, jobs, participation
 from widget.models import Bucket, Delivery, DeliveryState, Participation, Visit
@@ -243,3 +245,25 @@ def test_the_pause_grows_with_full_jitter_up_to_six_hours(attempt_number: int) -
     assert all(0 <= pause <= ceiling for pause in pauses)
     assert max(pauses) > 0.8 * ceiling
     assert min(pauses) < 0.2 * ceiling
+
+
+@pytest.mark.parametrize("operation", ["Authenticate", "Create", "Update"])
+def test_no_connection_to_the_database_is_held_while_openfield_is_asked(
+    http: Http, campaign: Campaign, sandbox: Sandbox, wiring: Wiring, operation: str
+) -> None:
+    first = visit(http, f"/c/{campaign()}")
+    alice = {"username": "alice", "password": "alice-likes-waffles"}
+    send = {
+        "Authenticate": lambda: first.send("login", alice),
+        "Create": functools.partial(first.send("signup").send, "submit", NEWCOMER),
+        "Update": functools.partial(first.send("login", alice).send, "submit"),
+    }[operation]
+    before = len(sandbox.calls(operation))
+    sandbox.fault("delay", operation, seconds=3)
+    sender = threading.Thread(target=send)
+    sender.start()
+    wait_until(lambda: len(sandbox.calls(operation)) > before)
+    held = wiring.database.engine.pool.checkedout()
+    sandbox.clear_faults()
+    sender.join()
+    assert held == 0
