@@ -122,7 +122,7 @@ def claim(session: Session, vault: Vault, delivery_id: UUID, now: datetime) -> C
         .execution_options(populate_existing=True)
     )
     delivery = session.scalars(statement).one_or_none()
-    integration = delivery and delivery.integration  # read now: after the commit, no connection is to be held
+    integration = delivery.integration if delivery else None  # read now: after the commit, no connection is to be held
     session.commit()
     if delivery is None or integration is None or delivery.sealed_payload is None:
         return None

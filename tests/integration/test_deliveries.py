@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 
 from tests.conftest import Http, Sandbox
 from tests.processes import wait_until
@@ -253,8 +254,8 @@ def test_no_connection_to_the_database_is_held_while_openfield_is_asked(
 ) -> None:
     first = visit(http, f"/c/{campaign()}")
     alice = {"username": "alice", "password": "alice-likes-waffles"}
-    send = {
-        "Authenticate": lambda: first.send("login", alice),
+    send: Callable[[], object] = {
+        "Authenticate": functools.partial(first.send, "login", alice),
         "Create": functools.partial(first.send("signup").send, "submit", NEWCOMER),
         "Update": functools.partial(first.send("login", alice).send, "submit"),
     }[operation]
@@ -263,7 +264,9 @@ def test_no_connection_to_the_database_is_held_while_openfield_is_asked(
     sender = threading.Thread(target=send)
     sender.start()
     wait_until(lambda: len(sandbox.calls(operation)) > before)
-    held = wiring.database.engine.pool.checkedout()
+    pool = wiring.database.engine.pool
+    assert isinstance(pool, QueuePool)
+    held = pool.checkedout()
     sandbox.clear_faults()
     sender.join()
     assert held == 0
