@@ -266,13 +266,9 @@ class Exchange:
         Raises:
             TimeoutError: the exchange was cut, or its time is over: nothing may be sent.
         """
-        self._watched(line)
-        with self._lock:
-            if self._is_cut:
-                raise TimeoutError
-            self.is_sent = True
+        self._watched(line, sending=True)
 
-    def _watched(self, line: socket.socket) -> socket.socket:
+    def _watched(self, line: socket.socket, *, sending: bool = False) -> socket.socket:
         try:
             line.settimeout(self.remaining())
         except TimeoutError:
@@ -285,6 +281,7 @@ class Exchange:
                 self._hold(None)
                 line.close()
                 raise TimeoutError
+            self.is_sent = self.is_sent or sending
         return line
 
     def _hold(self, line: socket.socket | None) -> None:
