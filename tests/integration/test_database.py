@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -209,13 +210,18 @@ def test_an_instance_folder_that_was_deleted_begins_anew(
     shutil.rmtree(old, ignore_errors=True)
 
 
-@pytest.mark.parametrize("name", ["a b'c\"d", "a,b", "ünïcode%20", "long" * 40])
-def test_any_path_will_do(instance: Path, connected: Callable[[str], Connection], name: str) -> None:
-    server = Postgres(instance / name)
-    assert connected(server.start()).scalar(text("SELECT 1")) == 1
-    server.stop()
-    assert not (instance / name / "postgres" / "socket" / ".s.PGSQL.5432").exists()
-    remove(instance / name)
+@pytest.mark.parametrize("name", ["a b'c", "a,b", "ünïcode%20", "long" * 40])
+def test_any_path_will_do(name: str, connected: Callable[[str], Connection], monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        monkeypatch.setattr(postgres, "STATE", Path(folder) / name)  # what root has in the place of the instance
+        instance = Path(folder) / name / "instance"
+        server = Postgres(instance)
+        assert connected(server.start()).scalar(text("SELECT 1")) == 1
+        socket_folder = (instance / "postgres" / "socket").resolve()
+        server.stop()
+        assert not (socket_folder / ".s.PGSQL.5432").exists()
+        assert postmaster(instance) is None
 
 
 def modes(*paths: Path) -> dict[Path, tuple[int, int, int]]:
