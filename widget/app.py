@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flask import Flask
+from sqlalchemy import exc
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -17,7 +18,6 @@ from widget.wiring import Wiring
 def create_app(settings: Settings) -> Flask:
     """The widget as a WSGI application, with its commands. Nothing is started or connected yet."""
     app = Flask("widget", template_folder="../templates", static_folder=None)
-    app.config["SECRET_KEY"] = settings.secret_key
     app.jinja_options = {"trim_blocks": True, "lstrip_blocks": True}
     if settings.proxy_hops:
         hops = settings.proxy_hops
@@ -32,6 +32,8 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(status)
     app.register_error_handler(security.FromElsewhere, pages.from_elsewhere)
     app.register_error_handler(HTTPException, pages.http_error)
+    for failure in (exc.OperationalError, exc.TimeoutError):
+        app.register_error_handler(failure, pages.overloaded)
 
     cli.init_app(app)
     return app

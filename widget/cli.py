@@ -58,7 +58,9 @@ def _plainly() -> Iterator[Wiring]:
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--workers", default=lambda: os.cpu_count() or 1, show_default="one a core", type=click.IntRange(1))
+@click.option(
+    "--workers", default=lambda: min(os.cpu_count() or 1, 8), show_default="one a core, up to 8", type=click.IntRange(1)
+)
 @click.option(
     "--threads", default=16, show_default=True, type=click.IntRange(1, 20), help="Requests at once, per worker."
 )

@@ -21,7 +21,7 @@ from typing import Any
 from uuid import UUID
 
 import procrastinate
-from sqlalchemy import and_, exists, or_, select, update
+from sqlalchemy import and_, delete, exists, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from widget.models import Delivery, DeliveryState, Integration, Operation, Participation
@@ -30,8 +30,8 @@ from widget.vault import Vault
 queue = procrastinate.App(connector=procrastinate.SyncPsycopgConnector())
 """Procrastinate's end of the queue; `jobs` registers what it does. Jobs are deferred on the session's connection."""
 
-LEASE = timedelta(seconds=60)
-"""Longer than any deadline of a call; after it, whoever held the row is taken for dead."""
+LEASE = timedelta(minutes=2)
+"""Longer than the calls of one attempt together; after it, whoever held the row is taken for dead."""
 
 GRACE = timedelta(seconds=15)
 """How long the immediate attempt has the row for itself before the queue looks at it."""
@@ -98,7 +98,8 @@ def claim(session: Session, vault: Vault, delivery_id: UUID, now: datetime) -> C
     """Takes the delivery under a lease and counts the attempt. Commits.
 
     Returns:
-        None when it is settled, somebody else's, or an older one of the same person comes first.
+        None when it is settled, somebody else's, not due yet (the first attempt is due at once), or an older one of
+        the same person comes first.
     """
     older = aliased(Delivery)
     first = ~exists().where(
@@ -111,7 +112,7 @@ def claim(session: Session, vault: Vault, delivery_id: UUID, now: datetime) -> C
         ),
     )
     free = or_(
-        Delivery.state == DeliveryState.WAITING,
+        and_(Delivery.state == DeliveryState.WAITING, or_(Delivery.attempts == 0, Delivery.due_at <= now)),
         and_(Delivery.state == DeliveryState.SENDING, Delivery.leased_until < now),
     )
     statement = (
@@ -161,11 +162,19 @@ def bury(session: Session, claim: Claim, now: datetime, *, reason: str) -> None:
     session.commit()
 
 
+def withdraw(session: Session, claim: Claim) -> None:
+    """It was refused while the participant waits to hear so: nothing of the participation is kept. Commits."""
+    mine = select(Delivery.participation_id).where(Delivery.id == claim.delivery_id, Delivery.attempts == claim.attempt)
+    session.execute(delete(Participation).where(Participation.id.in_(mine)))
+    session.commit()
+
+
 def look_again(session: Session, delivery_id: UUID, now: datetime) -> None:
-    """Defers another look at a delivery that could not be claimed, if it is open. Commits."""
-    state = session.scalar(select(Delivery.state).where(Delivery.id == delivery_id))
-    if state in OPEN:
-        _defer(session, delivery_id, now + LOOK_AGAIN)
+    """Defers another look at a delivery that could not be claimed, if it is open: when it is due. Commits."""
+    is_open = Delivery.state.in_(OPEN)
+    due_at = session.scalar(select(Delivery.due_at).where(Delivery.id == delivery_id, is_open))
+    if due_at is not None:
+        _defer(session, delivery_id, max(due_at, now + LOOK_AGAIN))
     session.commit()
 
 

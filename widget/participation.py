@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
+from ipaddress import ip_network
 from random import SystemRandom
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from widget import deliveries, throttle, visits
 from widget.deliveries import Claim
-from widget.models import Campaign, Consent, Entrance, Integration, Operation, Participation, Visit
+from widget.models import Campaign, Consent, DeliveryState, Entrance, Integration, Operation, Participation, Visit
 from widget.openfield import (
     AccountExists,
     AccountLocked,
@@ -129,7 +131,7 @@ def log_in(
     Args:
         address: the participant's network address, for the throttle.
     """
-    buckets = _login_buckets(wiring.vault, campaign, username, address)
+    buckets = _login_buckets(wiring.vault, campaign, integration, username, address)
     waits = {name: throttle.take(session, key, limit, now) for name, (key, limit) in buckets.items()}
     session.commit()
     if wait := max(waits["address"], waits["campaign"]):
@@ -212,7 +214,7 @@ def take_part(
     Returns:
         NotTaken only when Openfield refused the record; then nothing is kept.
     """
-    earlier = session.scalar(select(Participation.id).where(Participation.journey_id == visit.journey_id))
+    earlier = _kept(session, visit)
     if earlier is not None:
         return Taken(earlier)
     decided = tuple(decisions)
@@ -242,38 +244,64 @@ def take_part(
         now=now,
     )
     session.commit()
-    refusal = deliver(session, wiring, delivery_id, deadline=SUBMIT_DEADLINE, now=now)
+    claim = deliveries.claim(session, wiring.vault, delivery_id, now)
+    if claim is None:
+        return Taken(participation.id)
+    refusal = _attempt(session, wiring, claim, SUBMIT_DEADLINE, now)
     if refusal is None:
         return Taken(participation.id)
-    session.execute(delete(Participation).where(Participation.id == participation.id))
-    session.commit()
+    deliveries.withdraw(session, claim)
     return NotTaken(exists=isinstance(refusal, AccountExists), variables=refusal.variables)
 
 
-def deliver(session: Session, wiring: Wiring, delivery_id: UUID, *, deadline: float, now: datetime) -> Rejected | None:
-    """Sends one delivery, if it is due to anybody; calling it again, or twice at once, does no harm.
+def _kept(session: Session, visit: Visit) -> UUID | None:
+    """What an earlier post of the same journey left, when the process died before it could answer.
+
+    A participation that was refused since is deleted: nobody was thanked for it, and its sender is to hear so.
+    """
+    kept = session.scalar(select(Participation).where(Participation.journey_id == visit.journey_id))
+    if kept is None:
+        return None
+    if kept.delivery is None or kept.delivery.state is not DeliveryState.BURIED:
+        return kept.id
+    session.delete(kept)
+    session.commit()
+    return None
+
+
+def deliver(session: Session, wiring: Wiring, delivery_id: UUID, *, deadline: float, now: datetime) -> None:
+    """Sends one delivery, if it is due; calling it again, or twice at once, does no harm. A refused one is buried.
 
     Args:
-        deadline: seconds that Openfield may take.
-
-    Returns:
-        Openfield's refusal, if this call met one: the delivery is buried then.
+        deadline: seconds that each call to Openfield may take.
     """
     claim = deliveries.claim(session, wiring.vault, delivery_id, now)
     if claim is None:
         deliveries.look_again(session, delivery_id, now)
-        return None
+        return
+    refusal = _attempt(session, wiring, claim, deadline, now)
+    if refusal is not None:
+        deliveries.bury(session, claim, now, reason=str(refusal))
+
+
+def _attempt(session: Session, wiring: Wiring, claim: Claim, deadline: float, now: datetime) -> Rejected | None:
+    """Settles or postpones the claim, unless Openfield refuses it: then it is the caller's to end."""
+    started, retry_after = time.monotonic(), None
     try:
+        if not claim.integration.enabled:
+            raise Unavailable("the integration is switched off")
         _push(wiring.openfield(claim.integration), claim, deadline)
     except Rejected as refusal:
-        deliveries.bury(session, claim, now, reason=str(refusal))
         return refusal
-    except Unavailable as failure:
-        deliveries.postpone(session, claim, now, reason=str(failure), retry_after=failure.retry_after, luck=_luck)
     except OpenfieldError as failure:
-        deliveries.postpone(session, claim, now, reason=str(failure), luck=_luck)
+        reason, retry_after = str(failure), getattr(failure, "retry_after", None)
     else:
-        deliveries.settle(session, claim, now)
+        reason = ""
+    ended_at = now + timedelta(seconds=time.monotonic() - started)
+    if reason:
+        deliveries.postpone(session, claim, ended_at, reason=reason, retry_after=retry_after, luck=_luck)
+    else:
+        deliveries.settle(session, claim, ended_at)
     return None
 
 
@@ -289,17 +317,22 @@ def _push(client: OpenfieldClient, claim: Claim, deadline: float) -> None:
     try:
         client.create(profile, optins, data["language"], key=key, deadline=deadline)
     except AccountExists:
-        if claim.attempt == 1 or not _is_ours(client, profile, deadline):
+        account = None if claim.attempt == 1 else _own_account(client, profile, deadline)
+        if account is None:
             raise
+        client.update(account, dict(profile.items()), optins, data["language"], key=f"{key}-update", deadline=deadline)
 
 
-def _is_ours(client: OpenfieldClient, profile: Profile, deadline: float) -> bool:
-    """Whether the account that a repeated Create met is the one that an earlier attempt made, its reply lost."""
+def _own_account(client: OpenfieldClient, profile: Profile, deadline: float) -> Record | None:
+    """The account that a repeated Create met, if it is this person's: their password opens it.
+
+    It was made by an earlier attempt whose reply was lost, or it is an old one of theirs; either way an Update with
+    what they sent leaves it as they want it, so that nobody needs to know which.
+    """
     try:
-        client.authenticate(profile.username or "", profile.password or "", deadline=deadline)
+        return client.authenticate(profile.username or "", profile.password or "", deadline=deadline)
     except InvalidCredentials:
-        return False
-    return True
+        return None
 
 
 def _changes(before: Profile, after: Profile, asked: Collection[Variable]) -> dict[str, str | None]:
@@ -340,13 +373,23 @@ def _participation(
     )
 
 
-def _login_buckets(vault: Vault, campaign: Campaign, username: str, address: str) -> dict[str, tuple[bytes, Limit]]:
-    account = vault.digest("throttle.account", str(campaign.id), username.strip().casefold())
+def _login_buckets(
+    vault: Vault, campaign: Campaign, integration: Integration, username: str, address: str
+) -> dict[str, tuple[bytes, Limit]]:
+    account = vault.digest("throttle.account", str(integration.id), username.strip().casefold())
     return {
         "account": (account, PER_ACCOUNT),
-        "address": (vault.digest("throttle.address", address), PER_ADDRESS),
+        "address": (vault.digest("throttle.address", _network(address)), PER_ADDRESS),
         "campaign": (vault.digest("throttle.campaign", str(campaign.id)), PER_CAMPAIGN),
     }
+
+
+def _network(address: str) -> str:
+    """What one subscriber has: an IPv4 address, or the /64 of an IPv6 address (RFC 6177)."""
+    try:
+        return str(ip_network(f"{address}/64", strict=False)) if ":" in address else address
+    except ValueError:
+        return address
 
 
 def _give_back(session: Session, buckets: Mapping[str, tuple[bytes, Limit]]) -> None:

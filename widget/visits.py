@@ -174,7 +174,7 @@ def use(
     abandoned = and_(Visit.body_hash == body_hash, Visit.sealed_answer.is_(None), Visit.used_at < now - ABANDONED)
     spend = (
         update(Visit)
-        .where(mine, Visit.expires_at > now, or_(Visit.used_at.is_(None), abandoned))
+        .where(mine, or_(and_(Visit.used_at.is_(None), Visit.expires_at > now), abandoned))
         .values(used_at=now, body_hash=body_hash)
         .returning(Visit)
     )
@@ -208,6 +208,12 @@ def remember(session: Session, vault: Vault, visit_id: UUID, answer: Any) -> Non
     """Keeps the answer (JSON) for a repeat of the post that used the visit. Commits."""
     sealed = vault.seal("visit.answer", answer)
     session.execute(update(Visit).where(Visit.id == visit_id).values(sealed_answer=sealed))
+    session.commit()
+
+
+def abandon(session: Session, visit_id: UUID, now: datetime) -> None:
+    """Gives up on a post that could not be answered: the same post again is worked on anew, at once. Commits."""
+    session.execute(update(Visit).where(Visit.id == visit_id).values(used_at=now - 2 * ABANDONED))
     session.commit()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests.conftest import Http, Sandbox
 from tests.processes import wait_until
 from tests.screens import visit
 from widget import deliveries, jobs, participation
-from widget.models import Bucket, Delivery, DeliveryState, Participation, Visit
+from widget.models import Bucket, Delivery, DeliveryState, Integration, Participation, Visit
 from widget.wiring import Wiring
 
 Campaign = Callable[..., str]
@@ -128,6 +128,47 @@ def test_a_create_that_was_applied_but_never_answered_is_recognised_as_ours(
     assert len([each for each in sandbox.parties() if each["Party"]["Email"] == NEWCOMER["email"]]) == 1
 
 
+def test_a_create_that_meets_the_persons_own_old_account_becomes_an_update(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    form = visit(http, f"/c/{campaign()}").send("signup")
+    sandbox.fault("status", "Create", status=429)
+    alice = {**NEWCOMER, "username": "alice", "password": "alice-likes-waffles", "email": "alice@example.org"}
+    assert form.send("submit", alice, optin_partners="y").step == "thanks"
+    delivery = session.scalars(select(Delivery)).one()
+    assert attempt(session, wiring, delivery, now + timedelta(minutes=1)).state is DeliveryState.DELIVERED
+    record = sandbox.party("alice")
+    assert record["Party"]["LastName"] == NEWCOMER["lastname"]
+    assert record["Party"]["LoyaltyTier"] == "gold"
+    assert "Partners" in {service["ServiceId"] for service in record["Services"]}
+
+
+def test_a_create_that_meets_somebody_elses_account_is_buried(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    form = visit(http, f"/c/{campaign()}").send("signup")
+    sandbox.fault("status", "Create", status=503)
+    assert form.send("submit", {**NEWCOMER, "username": "alice"}).step == "thanks"
+    delivery = session.scalars(select(Delivery)).one()
+    assert attempt(session, wiring, delivery, now + timedelta(minutes=1)).state is DeliveryState.BURIED
+    assert sandbox.calls("Update") == []
+
+
+def test_what_waits_for_an_integration_that_was_switched_off_stays_here(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    delivery = left_waiting(http, campaign, sandbox, session)
+    asked = len(sandbox.calls())
+    session.execute(update(Integration).values(enabled=False))
+    session.commit()
+    assert attempt(session, wiring, delivery, now + timedelta(minutes=1)).state is DeliveryState.WAITING
+    assert delivery.reason == "the integration is switched off"
+    assert len(sandbox.calls()) == asked
+    session.execute(update(Integration).values(enabled=True))
+    session.commit()
+    assert attempt(session, wiring, delivery, delivery.due_at).state is DeliveryState.DELIVERED
+
+
 def test_a_profile_that_is_refused_later_is_buried_with_its_reason(
     http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
 ) -> None:
@@ -177,7 +218,7 @@ def test_a_worker_that_comes_back_late_settles_nothing(
     delivery = left_waiting(http, campaign, sandbox, session)
     late = deliveries.claim(session, wiring.vault, delivery.id, now + timedelta(minutes=1))
     assert late is not None
-    newer = deliveries.claim(session, wiring.vault, delivery.id, now + timedelta(minutes=3))
+    newer = deliveries.claim(session, wiring.vault, delivery.id, now + timedelta(minutes=4))
     assert newer is not None
     assert newer.attempt == late.attempt + 1
     deliveries.bury(session, late, now, reason="late")
@@ -197,11 +238,16 @@ def test_a_delivery_that_failed_for_a_week_is_buried(
     assert delivery.state is DeliveryState.BURIED
 
 
-def test_openfields_retry_after_is_honoured(
-    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, now: datetime
+def test_openfields_retry_after_is_honoured_whoever_looks_before(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
 ) -> None:
     delivery = left_waiting(http, campaign, sandbox, session, retry_after=300)
     assert delivery.due_at >= now + timedelta(seconds=300)
+    session.execute(text("DELETE FROM procrastinate_jobs"))
+    session.commit()
+    assert attempt(session, wiring, delivery, now + timedelta(seconds=200)).attempts == 1
+    assert session.scalars(text("SELECT scheduled_at FROM procrastinate_jobs")).all() == [delivery.due_at]
+    assert attempt(session, wiring, delivery, delivery.due_at).state is DeliveryState.DELIVERED
 
 
 def test_a_worker_delivers_what_is_due(
@@ -209,6 +255,7 @@ def test_a_worker_delivers_what_is_due(
 ) -> None:
     delivery = left_waiting(http, campaign, sandbox, session)
     session.execute(text("UPDATE procrastinate_jobs SET scheduled_at = now()"))
+    session.execute(update(Delivery).values(due_at=datetime.now(UTC)))
     session.commit()
     worker = threading.Thread(target=jobs.run_worker, args=(wiring,), kwargs={"wait": False})
     worker.start()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from tests import factories
@@ -189,6 +189,14 @@ def test_an_account_that_is_tried_too_often_looks_like_a_wrong_password_and_is_l
     assert asked[0]["request"]["Login"]["Username"] != "alice"
 
 
+def test_an_account_is_throttled_across_campaigns(http: Http, campaign: Campaign, sandbox: Sandbox) -> None:
+    slugs = [campaign(slug=f"summer-{number}") for number in range(3)]
+    for number in range(12):
+        logged_in(http, slugs[number % 3], username="alice", password="wrong")
+    tried = [call["request"]["Login"]["Username"] for call in sandbox.calls("Authenticate")]
+    assert tried.count("alice") == 8
+
+
 def test_too_many_failures_from_one_address_are_told_how_long_to_wait(
     http: Http, campaign: Campaign, session: Session
 ) -> None:
@@ -242,7 +250,7 @@ def test_a_newcomer_signs_up_and_the_profile_is_created(
     http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, vault: Vault
 ) -> None:
     form = signing_up(http, campaign(language="fr"))
-    assert form.names("submit")[:4] == ["handle", "email", "username", "password"]
+    assert form.names("submit")[:5] == ["handle", "edition", "email", "username", "password"]
     assert len([name for name in form.names("submit") if name == "email"]) == 1
     assert form.send("submit", NEWCOMER, optin_partners="y").step == "thanks"
     (call,) = sandbox.calls("Create")
@@ -403,6 +411,23 @@ def test_consent_is_kept_word_for_word_with_language_time_and_hash(
     assert abs(given.decided_at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
+def test_a_wording_that_changed_meanwhile_is_put_to_the_participant_again(
+    http: Http, campaign: Campaign, session: Session
+) -> None:
+    form = signing_up(http, campaign())
+    reworded = {**factories.OPTINS[0], "wording": {"en": "You may call me every night."}}
+    campaign(kinds={"master_form": [
+        {"slug": "contest", "name": "Contest", "fields": factories.FIELDS, "optins": [reworded]}]})  # fmt: skip
+    again = form.send("submit", NEWCOMER, optin_newsletter="y")
+    assert again.status == 422
+    assert "The wording beside a box has changed" in again.headings
+    assert "optin_newsletter" not in again.fields("submit")
+    assert again.fields("submit")["firstname"] == "Dora"
+    assert session.scalars(select(Participation)).all() == []
+    assert again.send("submit", password="secret").step == "thanks"
+    assert [consent.granted for consent in session.scalars(select(Consent))] == [False]
+
+
 def test_a_mandatory_box_must_be_ticked(http: Http, campaign: Campaign) -> None:
     optin = {**factories.OPTINS[0], "mandatory": True}
     form = [{"slug": "contest", "name": "Contest", "fields": factories.FIELDS, "optins": [optin]}]
@@ -457,6 +482,31 @@ def test_what_a_process_did_before_it_died_is_answered_and_not_done_again(
     session.commit()
     assert form.send("submit", NEWCOMER).step == "thanks"
     assert len(session.scalars(select(Participation)).all()) == 1
+    assert len(sandbox.calls("Create")) == 1
+
+
+def test_a_process_that_died_while_refusing_thanks_nobody(http: Http, campaign: Campaign, session: Session) -> None:
+    form = signing_up(http, campaign())
+    form.send("submit", NEWCOMER)
+    session.execute(update(Visit).values(sealed_answer=None, used_at=datetime.now(UTC) - timedelta(seconds=31)))
+    session.execute(update(Delivery).values(state=DeliveryState.BURIED))
+    session.commit()
+    again = form.send("submit", {**NEWCOMER})
+    assert again.status == 422
+    assert "You have an account already" in again.headings
+
+
+def test_a_post_that_crashed_is_worked_on_anew_when_it_comes_again(
+    http: Http, campaign: Campaign, session: Session, sandbox: Sandbox
+) -> None:
+    form = signing_up(http, campaign())
+    session.execute(text("ALTER TABLE participation RENAME TO elsewhere"))
+    session.commit()
+    crashed = form.send("submit", NEWCOMER)
+    session.execute(text("ALTER TABLE elsewhere RENAME TO participation"))
+    session.commit()
+    assert crashed.status == 500
+    assert form.send("submit", NEWCOMER).step == "thanks"
     assert len(sandbox.calls("Create")) == 1
 
 

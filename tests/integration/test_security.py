@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import logging
 import re
@@ -20,6 +21,7 @@ from widget.app import create_app
 from widget.config import Settings
 from widget.models import Delivery, DeliveryState
 from widget.web import security
+from widget.wiring import Wiring
 
 Campaign = Callable[..., str]
 
@@ -198,6 +200,17 @@ def test_a_crash_shows_and_logs_no_password(
     assert CANARY not in response.text
     assert CANARY not in caplog.text
     assert "Dubois" not in caplog.text
+
+
+def test_without_a_database_everybody_is_told_to_try_again(site: Site, http: Http, settings: Settings) -> None:
+    nowhere = dataclasses.replace(settings, database_url="postgresql://nobody@127.0.0.1:1/nothing")
+    site.app.extensions["widget"] = Wiring.of(nowhere)
+    screen = visit(http, "/c/summer")
+    assert screen.status == 503
+    assert "Too much is going on right now" in screen.headings
+    assert screen.headers["Retry-After"] == "10"
+    assert http.get("/readyz").status_code == 503
+    assert http.get("/healthz").status_code == 200
 
 
 # 18 Bounds

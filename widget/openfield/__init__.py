@@ -19,8 +19,7 @@ from widget.openfield.errors import (
     Unavailable,
     UnknownParty,
 )
-from widget.openfield.guard import check_url
-from widget.openfield.wire import Record, Stored, check_operations, check_parameters
+from widget.openfield.wire import Record, Stored
 
 __all__ = [
     "AccountExists",
@@ -36,7 +35,4 @@ __all__ = [
     "Stored",
     "Unavailable",
     "UnknownParty",
-    "check_operations",
-    "check_parameters",
-    "check_url",
 ]

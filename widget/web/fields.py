@@ -224,7 +224,7 @@ class BirthdayField(SingleValue, Field):
         text = tidy(text)
         if not text:
             return None
-        birthday = read_date(text, i18n.language())
+        birthday = read_date(text, i18n.language()) if len(text) <= LONGEST_DATE else None
         if birthday is None:
             raise ValueError(gettext("Write the day, the month and the year, like 31/12/1990."))
         if birthday > datetime.now(UTC).date() or birthday < EARLIEST_BIRTHDAY:
@@ -241,6 +241,9 @@ class BirthdayField(SingleValue, Field):
 class OptInField(BooleanField):
     """A box that the participant ticks; it is never ticked for them."""
 
+    def _value(self) -> str:
+        return "y"
+
     def missing(self) -> str:
         """The sentence for a mandatory box that was left empty."""
         return gettext("Tick this box to take part.")
@@ -251,6 +254,9 @@ NUMBERS = (
     re.compile(r"(?P<d>\d\d)(?P<m>\d\d)(?P<y>\d{4})"),
     re.compile(r"(?P<y>\d{4})[/. -](?P<m>\d{1,2})[/. -](?P<d>\d{1,2})"),
 )
+LONGEST_DATE = 40
+"""Characters of a date; more are not looked at."""
+
 WORDS = re.compile(r"(?P<d>\d{1,2})(?:er|st|nd|rd|th|e)?[. ]*(?P<m>[^\W\d_]+)[., ]*(?P<y>\d{4})")
 
 
@@ -261,7 +267,7 @@ def read_date(text: str, language: str) -> date | None:
         if found := pattern.fullmatch(text):
             return _date(int(found["y"]), int(found["m"]), int(found["d"]))
     found = WORDS.fullmatch(text)
-    month = found and i18n.month_numbers(language).get(found["m"].casefold())
+    month = found and i18n.month_number(found["m"], language)
     return _date(int(found["y"]), month, int(found["d"])) if found and month else None
 
 

@@ -5,6 +5,7 @@ Not here: how a field reads what was typed (`fields`).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
@@ -90,6 +91,7 @@ class CampaignForm(Form):
         readonly: label and text of what is shown and cannot be changed.
         shown: what is known of the participant and stays as it is: read-only or hidden.
         variables: those that the participant answers.
+        edition: tells one set of opt-in wordings from another; it goes along with the form, as `edition`.
     """
 
     account: Sequence[Field]
@@ -99,6 +101,8 @@ class CampaignForm(Form):
     shown: Mapping[Variable, Value]
     variables: frozenset[Variable]
     wordings: Sequence[tuple[str, str, str]]
+    edition: str
+    posted: Mapping[str, str]
 
     def profile(self) -> Profile:
         """What the participant answered, with what was only shown. Valid after `validate()`."""
@@ -111,6 +115,16 @@ class CampaignForm(Form):
             Decision(variable, code, wording, granted=bool(self[variable].data))
             for variable, code, wording in self.wordings
         ]
+
+    def was_reworded(self) -> bool:
+        """Whether the boxes were ticked beside other words than today's. A post without `edition` says nothing."""
+        return self.posted.get("edition", self.edition) != self.edition
+
+    def without_ticks(self) -> CampaignForm:
+        """The same form, its boxes empty."""
+        for field in self.optins:
+            field.data = False
+        return self
 
     def typed(self) -> dict[str, str]:
         """What was typed, but for the password: variable → text, to be given back as `formdata`."""
@@ -163,6 +177,8 @@ def campaign_form(
     form.asked = [form[setting.variable.value] for setting in asked]
     form.optins = [form[variable] for variable, _, _ in wordings]
     form.readonly, form.shown, form.wordings = readonly, shown, wordings
+    form.posted = formdata or {}
+    form.edition = hashlib.sha256(repr(wordings).encode()).hexdigest()[:16] if wordings else ""
     form.variables = frozenset([*account, *(setting.variable for setting in asked)])
     return form
 

@@ -42,16 +42,22 @@ def country_names(tag: str) -> dict[str, str]:
     return dict(sorted(named.items(), key=lambda item: _alphabetical(item[1])))
 
 
+def month_number(word: str, tag: str) -> int | None:
+    """1 to 12 for a month's name in the language, or for three or more letters that begin no other's."""
+    typed = _alphabetical(word)
+    found = {number for name, number in _months(tag) if name == typed or (len(typed) > 2 and name.startswith(typed))}
+    return found.pop() if len(found) == 1 else None
+
+
 @cache
-def month_numbers(tag: str) -> dict[str, int]:
-    """How the language writes the months, long and short, in lower case without dots → 1 to 12."""
+def _months(tag: str) -> tuple[tuple[str, int], ...]:
     months = Locale.parse(tag).months
-    return {
-        name.casefold().rstrip("."): number
+    return tuple(
+        (_alphabetical(name).rstrip("."), number)
         for context in ("format", "stand-alone")
         for width in ("wide", "abbreviated")
         for number, name in months[context][width].items()
-    }
+    )
 
 
 def written_date(day: date) -> str:

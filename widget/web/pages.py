@@ -95,10 +95,7 @@ def turn_away() -> Response | None:
 @pages.get("", strict_slashes=False)
 def first() -> AnyResponse:
     """The first screen: log-in and sign-up, or the form alone when no push rule applies. The same for everybody."""
-    if campaigns.integration_for(session(), g.campaign) is None:
-        response = _form_page(_fresh_form(Entrance.OPEN), handle="")
-    else:
-        response = _first_page()
+    response = _first_page() if campaigns.integration_for(session(), g.campaign) else _open_form()
     seconds = FRESH.total_seconds()
     for change in (g.campaign.opens_at, g.campaign.closes_at):
         if change is not None and change > now():
@@ -109,11 +106,11 @@ def first() -> AnyResponse:
 
 
 @pages.post("/login")
-def login() -> AnyResponse:
+def login() -> Response:
     """Logs in and shows the form, prefilled. Without a user name in the post it is the first screen that is asked."""
     integration = campaigns.integration_for(session(), g.campaign)
     if integration is None:
-        return first()
+        return _open_form()
     token = request.form.get("typed", "")
     if "username" not in request.form:
         return _first_page(typed=token)
@@ -136,11 +133,11 @@ def login() -> AnyResponse:
 
 
 @pages.post("/signup")
-def signup() -> AnyResponse:
+def signup() -> Response:
     """Shows the form with the account's fields on top."""
     integration = campaigns.integration_for(session(), g.campaign)
     if integration is None:
-        return first()
+        return _open_form()
     handle = participation.start_signup(session(), wiring(), g.campaign, integration, now=now())
     return _form_page(_fresh_form(Entrance.SIGNUP, typed=_typed_before(request.form.get("typed", ""))), handle)
 
@@ -157,7 +154,12 @@ def submit() -> Response:
         visits.begin_open(opened, vault, campaign_id=g.campaign.id, handle=handle, now=now())
     match visits.use(opened, vault, handle, campaign_id=g.campaign.id, body=body, now=now()):
         case Ours(visit):
-            response = _take_part(visit)
+            try:
+                response = _take_part(visit)
+            except Exception:
+                opened.rollback()
+                visits.abandon(opened, visit.id, now())
+                raise
             visits.remember(opened, vault, visit.id, [response.status_code, response.get_data(as_text=True)])
             return response
         case Repeated([status, html]):
@@ -166,9 +168,7 @@ def submit() -> Response:
             return _notice(
                 503,
                 gettext("Your answers are still on their way"),
-                gettext(
-                    "They have arrived here. Give it a minute, then load this page anew to see whether it is done."
-                ),
+                gettext("Give it a minute, then send them again: they count once."),
             )
         case Spent(visit):
             return _spent(visit)
@@ -249,6 +249,13 @@ def _not_logged_in(form: LoginForm, outcome: NotLoggedIn, token: str) -> Respons
 def _take_part(visit: Visit) -> Response:
     known = participation.prefill(session(), wiring(), visit)
     form = campaign_form(g.campaign, visit.entrance, known.profile, request.form)
+    if form.was_reworded():
+        reworded = Problem(
+            gettext("The wording beside a box has changed"),
+            gettext("Read it again, tick what you agree to, and send your answers again."),
+            kind="info",
+        )
+        return _form_page(form.without_ticks(), _next(visit), problem=reworded, status=422)
     if not form.validate():
         return _form_page(form, _next(visit), status=422)
     outcome = participation.take_part(
@@ -264,26 +271,30 @@ def _take_part(visit: Visit) -> Response:
     )
     if isinstance(outcome, Taken):
         return _page("thanks.html", step="thanks")
-    problem = _refused(form, outcome.variables, exists=outcome.exists)
+    problem = _refused(form, outcome.variables, exists=outcome.exists, entrance=visit.entrance)
     return _form_page(form, _next(visit), problem=problem, status=422)
 
 
-def _refused(form: CampaignForm, variables: frozenset[Variable], *, exists: bool) -> Problem:
+def _refused(form: CampaignForm, variables: frozenset[Variable], *, exists: bool, entrance: Entrance) -> Problem:
     """Says at the fields what Openfield refused, and gives what stands on top."""
-    for variable in variables:
-        form.refuse(variable, _sentence(variable, exists=exists))
-    if not exists:
+    named = [form.refuse(variable, _sentence(variable, exists=exists)) for variable in variables]
+    log_in = Action(gettext("Log in"), _url("login"), "post", primary=True, typed=_keep(form))
+    if exists:
+        reset = Action(gettext("Reset the password"), _url("forgot_password"), "link-new-tab")
+        return Problem(
+            gettext("You have an account already"),
+            gettext("Log in with it, or reset its password. What you typed stays here."),
+            actions=(log_in, reset),
+        )
+    if any(named) or entrance is not Entrance.LOGIN:
         return Problem(
             gettext("Something was not accepted"),
             gettext("Your answers were not sent. Check them and send them again."),
         )
     return Problem(
-        gettext("You have an account already"),
-        gettext("Log in with it, or reset its password. What you typed stays here."),
-        actions=(
-            Action(gettext("Log in"), _url("login"), "post", primary=True, typed=_keep(form)),
-            Action(gettext("Reset the password"), _url("forgot_password"), "link-new-tab"),
-        ),
+        gettext("Your account could not be updated"),
+        gettext("Log in again, then send your answers once more. What you typed stays here."),
+        actions=(log_in,),
     )
 
 
@@ -360,6 +371,10 @@ def _first_page(
         typed=typed if _typed_before(typed) is not None else "",
         problem=problem,
     )
+
+
+def _open_form() -> Response:
+    return _form_page(_fresh_form(Entrance.OPEN), handle="")
 
 
 def _form_page(form: CampaignForm, handle: str, *, problem: Problem | None = None, status: int = 200) -> Response:
@@ -449,13 +464,28 @@ def http_error(error: HTTPException) -> Response | HTTPException:
     if code == 413:
         heading = gettext("That was too much")
         text = gettext("What was sent is larger than this form can be. Shorten your answers and send them again.")
-    elif code < 500:
+    elif code == 404:
         heading = gettext("There is nothing here")
         text = gettext("Check the address.")
+    elif code < 500:
+        heading = gettext("That did not work")
+        text = gettext("Open the form and try again.")
     else:
         heading = gettext("Something went wrong here")
         text = gettext("It is not your fault. Try again in a few minutes.")
     return _notice(code, heading, text, *_way_on())
+
+
+def overloaded(_: Exception) -> Response:
+    """The database has no room, or does not answer."""
+    response = _notice(
+        503,
+        gettext("Too much is going on right now"),
+        gettext("It is not your fault. Try again in a minute."),
+        *_way_on(),
+    )
+    response.headers["Retry-After"] = "10"
+    return response
 
 
 def _way_on() -> tuple[Action, ...]:
