@@ -28,11 +28,10 @@ from urllib.parse import urlsplit
 
 import click
 from flask import Flask, Response, abort
-from werkzeug.serving import WSGIRequestHandler, make_server
 
 from widget import migrations, rules, settings_file
 from widget.config import environment
-from widget.openfield.sandbox import PEOPLE
+from widget.openfield.sandbox import PEOPLE, serving
 from widget.wiring import Wiring
 
 TOP = Path(__file__).parents[1]
@@ -86,7 +85,7 @@ def run_demo(wiring: Wiring, port: int) -> None:
         addresses = _choose_addresses(port)
         say_where(addresses.site)
         _set_up(wiring, addresses)
-        stack.enter_context(_serving_site(addresses))
+        stack.enter_context(serving(create_site(addresses), port=int(_port(addresses.site))))
         parts = stack.enter_context(_Parts(events, _variables(wiring, addresses)))
         parts.start("sandbox", "sandbox", "--port", _port(addresses.sandbox))
         parts.start("widget", "serve", "--workers", "2", "--port", _port(addresses.widget))
@@ -197,25 +196,6 @@ def create_site(addresses: Addresses) -> Flask:
         return Response(addresses.put_into(pages[name].read_text(encoding="utf-8")), mimetype=kind)
 
     return site
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Says nothing: a page that was fetched is no news."""
-
-
-@contextmanager
-def _serving_site(addresses: Addresses) -> Iterator[None]:
-    host, port = "127.0.0.1", int(_port(addresses.site))
-    server = make_server(host, port, create_site(addresses), threaded=True, request_handler=_Quiet)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 # The parts --------------------------------------------------------------------------------------------------------

@@ -118,7 +118,10 @@ def _server(app: Flask, host: str, port: int) -> BaseWSGIServer:
 
 @contextmanager
 def serving(app: Flask, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Serve a sandbox from a thread as long as the context lasts; gives its address. Port 0 takes any that is free."""
+    """Serve a sandbox, or another app that developers need, from a thread as long as the context lasts.
+
+    Gives its address. Port 0 takes any that is free.
+    """
     server = _server(app, host, port)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
