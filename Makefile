@@ -69,5 +69,5 @@ browser: .venv/development
 	elif [ "$$(id -u)" = 0 ] && grep -qsx 'ID=debian' /etc/os-release; then \
 		echo "Installing Chromium for the tests"; \
 		apt-get -qq update && \
-		DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium fonts-liberation >/dev/null; \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium fonts-liberation >/dev/null; \
 	else $(IN_VENV) playwright install chromium; fi
