@@ -84,7 +84,7 @@ def test_somebody_with_an_account_already_is_led_to_log_in_with_all_that_was_typ
     widget: FrameLocator, sandbox: Sandbox
 ) -> None:
     sign_up(widget, **{"User name": "alice"})
-    expect(widget.get_by_role("heading", name="You have an account already")).to_be_visible()
+    expect(widget.get_by_role("heading", name="This user name is taken")).to_be_visible()
     expect(widget.get_by_label("Last name")).to_have_value("Dubois")
     expect(widget.get_by_label("Password", exact=True)).to_have_value("")
     widget.get_by_role("button", name="Log in").click()

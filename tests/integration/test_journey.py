@@ -323,7 +323,8 @@ def test_an_existing_account_brings_the_form_back_names_the_field_and_offers_log
     assert again.status == 422
     assert set(again.errors) == {field}
     assert {"username": "user name", "email": "e-mail address"}[field] in again.errors[field]
-    assert "You have an account already" in again.headings
+    heading = {"username": "This user name is taken", "email": "You have an account already"}[field]
+    assert heading in again.headings
     fields = again.fields("submit")
     assert fields["password"] == ""
     assert fields["lastname"] == NEWCOMER["lastname"]

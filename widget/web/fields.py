@@ -272,8 +272,8 @@ def read_date(text: str, language: str) -> date | None:
 
 
 def tidy(text: str) -> str:
-    """Without white space around it, and in Unicode's composed form (NFC), as other systems expect it."""
-    return unicodedata.normalize("NFC", text.strip())
+    """Without white space around it or tabs in it, and in Unicode's composed form (NFC), as other systems expect it."""
+    return unicodedata.normalize("NFC", text.strip().replace("\t", " "))
 
 
 def _date(year: int, month: int, day: int) -> date | None:

@@ -281,11 +281,15 @@ def _refused(form: CampaignForm, variables: frozenset[Variable], *, exists: bool
     log_in = Action(gettext("Log in"), _url("login"), "post", primary=True, typed=_keep(form))
     if exists:
         reset = Action(gettext("Reset the password"), _url("forgot_password"), "link-new-tab")
-        return Problem(
-            gettext("You have an account already"),
-            gettext("Log in with it, or reset its password. What you typed stays here."),
-            actions=(log_in, reset),
-        )
+        if variables == {Variable.USERNAME}:
+            heading = gettext("This user name is taken")
+            advice = gettext(
+                "If it is yours, log in or reset its password; if not, choose another one. Nothing is lost."
+            )
+        else:
+            heading = gettext("You have an account already")
+            advice = gettext("Log in with it, or reset its password. What you typed stays here.")
+        return Problem(heading, advice, actions=(log_in, reset))
     if any(named) or entrance is not Entrance.LOGIN:
         return Problem(
             gettext("Something was not accepted"),
@@ -378,7 +382,16 @@ def _open_form() -> Response:
 
 
 def _form_page(form: CampaignForm, handle: str, *, problem: Problem | None = None, status: int = 200) -> Response:
-    return _page("form.html", status, step="form", form=form, handle=handle, submit_url=_url("submit"), problem=problem)
+    return _page(
+        "form.html",
+        status,
+        step="form",
+        form=form,
+        handle=handle,
+        submit_url=_url("submit"),
+        first_url=_url("first"),
+        problem=problem,
+    )
 
 
 def _notice(status: int, heading: str, text: str | Markup, *actions: Action) -> Response:
