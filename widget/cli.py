@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from flask import Flask, current_app
@@ -117,11 +117,13 @@ def worker(concurrency: int) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; never where others reach it.")
 @click.option("--port", default=5001, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--file", "record_file", type=click.Path(dir_okay=False, path_type=Path), help="Keep the records there.")
-def sandbox(host: str, port: int, record_file: Path | None) -> None:
+@click.option("--ignore-idempotency", is_flag=True, help="Take no notice of Idempotency-Key.")
+@click.option("--keep-calls", default=10_000, show_default=True, type=click.IntRange(0), help="Calls to remember.")
+def sandbox(host: str, port: int, **options: Any) -> None:
     """Run an Openfield to develop against, with faults on demand."""
     from widget.openfield.sandbox import run_sandbox
 
-    run_sandbox(host, port, record_file)
+    run_sandbox(host, port, **options)
 
 
 @click.command()

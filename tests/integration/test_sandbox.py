@@ -495,6 +495,21 @@ def test_of_many_calls_at_once_one_creates_and_one_updates(openfield: Openfield)
     assert sorted(updated) == [200] + [409] * 15
 
 
+def test_each_change_is_listed_with_the_record_as_it_stood_and_a_repeat_is_none(openfield: Openfield) -> None:
+    stored = openfield.call("Create", {"Party": marc()}, Idempotency_Key="one").json()
+    openfield.call("Create", {"Party": marc()}, Idempotency_Key="one")
+    openfield.call("Create", {"Party": marc()}, Idempotency_Key="two")
+    party = {**openfield.call("Get", {"PartyId": stored["PartyId"]}).json()["Party"], "FirstName": "Marcel"}
+    openfield.call("Update", {"Party": party})
+    openfield.call("Update", {"Party": party})
+
+    changes = openfield.order("GET", "changes").json()
+
+    assert [change["operation"] for change in changes] == ["Create", "Update"]
+    assert [change["record"]["Party"]["FirstName"] for change in changes] == ["Marc", "Marcel"]
+    assert "marc-counts-clicks" not in str(changes)
+
+
 # What is not even a request
 
 
@@ -569,6 +584,17 @@ def test_a_call_is_listed_with_its_request_and_answer_and_no_password(openfield:
     assert call["request"]["Party"]["Deep"] == [{"password": "•••"}]
     assert call["response"]["Version"] == 1
     assert call["received_at"].endswith("+00:00")
+
+
+def test_as_many_calls_are_remembered_as_it_is_told() -> None:
+    with serving(create_sandbox(keep_calls=2)) as url:
+        openfield = Openfield(url)
+        for name in ("alice", "bob", "carol"):
+            openfield.log_in(name, "wrong")
+        calls = openfield.calls()
+        openfield.http.close()
+
+    assert [call["request"]["Login"]["Username"] for call in calls] == ["bob", "carol"]
 
 
 def test_nothing_is_kept_of_a_body_that_is_no_json(openfield: Openfield) -> None:
@@ -683,6 +709,8 @@ def test_an_account_can_be_locked_and_unlocked(openfield: Openfield) -> None:
         ("faults", {"kind": "reset", "times": 0}),
         ("faults", {"kind": "delay", "seconds": 86400}),
         ("faults", {"kind": "reset", "tmies": 2}),
+        ("faults", {"kind": "reset", "chance": -0.1}),
+        ("faults", {"kind": "reset", "chance": 2}),
         ("people", {"Login": {"Username": "eve"}}),
         ("people", {"Party": {"Login": {"Username": "eve", "Password": 1}}}),
         ("lock", {}),
@@ -719,6 +747,23 @@ def test_records_and_answers_outlive_the_process_that_has_a_file(tmp_path: Path)
         openfield = Openfield(url)
         assert openfield.party("marc") is None
         openfield.http.close()
+
+
+def test_what_was_cut_short_in_the_file_is_dropped_and_the_rest_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "sandbox.json"
+    with serving(create_sandbox(record_file=file)) as url:
+        openfield = Openfield(url)
+        openfield.call("Create", {"Party": marc()}, Idempotency_Key="one")
+        openfield.http.close()
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole.splitlines()[-1][:50])
+
+    with serving(create_sandbox(record_file=file)) as url:
+        openfield = Openfield(url)
+        assert openfield.party("marc")
+        assert [change["operation"] for change in openfield.order("GET", "changes").json()] == ["Create"]
+        openfield.http.close()
+    assert file.read_bytes() == whole
 
 
 def test_the_record_file_is_its_owners_alone_and_holds_no_password(tmp_path: Path) -> None:
@@ -770,6 +815,27 @@ def test_faults_meet_the_calls_that_they_are_for_as_often_as_they_are_told(openf
 
     assert (got, logged_in) == ([500, 500, 503], 503)
     assert openfield.log_in("alice", ALICE.password).status_code == 200
+
+
+def test_faults_with_a_chance_meet_some_of_the_calls_and_with_a_seed_always_the_same(openfield: Openfield) -> None:
+    runs = []
+    for _ in range(2):
+        openfield.fault("status", status=500, chance=0.3, seed=7, times=None)
+        openfield.fault("status", status=503, chance=0.3, seed=8, times=None)
+        runs.append([openfield.call("Get", {"PartyId": "OF-1001"}).status_code for _ in range(60)])
+        openfield.order("DELETE", "faults")
+
+    assert runs[0] == runs[1]
+    shares = [runs[0].count(status) / 60 for status in (500, 503, 200)]
+    assert shares == pytest.approx([0.3, 0.21, 0.49], abs=0.15)
+
+
+def test_a_status_may_come_after_the_deed(openfield: Openfield) -> None:
+    openfield.fault("apply_then_status", status=500)
+
+    assert openfield.call("Create", {"Party": marc()}).status_code == 500
+    assert openfield.party("marc")
+    assert openfield.calls()[-1]["status"] == 201
 
 
 def test_an_unknown_tenant_and_a_locked_account_can_be_feigned(openfield: Openfield) -> None:

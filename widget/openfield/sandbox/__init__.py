@@ -16,10 +16,12 @@ are hashed cheaply, and whoever reaches the page reads everything else.
 Beside the protocol, for tests and scripts (a 422 says what is wrong with an order):
 
     GET    /_sandbox/parties   the records as they are kept; the one that changed last comes last
+    GET    /_sandbox/changes   each Create and Update that took effect, in order, with the record as it stood then
     GET    /_sandbox/calls     what was received, in order, passwords masked, with the answer and the reason
     GET    /_sandbox/faults    those that wait for a call
     POST   /_sandbox/faults    {"kind": …, "operation": "Create"|…|"*", "times": n|null, "seconds": …, "status": …,
-                               "retry_after": …, "location": …}: see `faults.Fault`; all but the kind have defaults
+                               "retry_after": …, "location": …, "chance": 0…1, "seed": …}: see `faults.Fault`; all
+                               but the kind have defaults
     DELETE /_sandbox/faults    clears them, and lets go of the calls that they hold
     POST   /_sandbox/people    {"Party": {…, "Login": {"Username": …, "Password": …}}, "Services": […], "Locked": bool}:
                                kept unjudged; replaces the record of the same PartyId
@@ -33,6 +35,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 from flask import Flask
@@ -41,7 +44,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from widget.openfield.sandbox.page import page
 from widget.openfield.sandbox.people import ALICE, BOB, CAROL, PEOPLE, Person
 from widget.openfield.sandbox.protocol import protocol
-from widget.openfield.sandbox.registry import Registry
+from widget.openfield.sandbox.registry import KEPT_CALLS, Registry
 
 __all__ = [
     "ALICE",
@@ -70,13 +73,15 @@ def create_sandbox(
     people: Sequence[Person] = PEOPLE,
     record_file: Path | None = None,
     ignore_idempotency: bool = False,
+    keep_calls: int = KEPT_CALLS,
 ) -> Flask:
     """A sandbox that knows this one caller and these people.
 
     Args:
-        record_file: keeps the records over a restart; read where it exists (then `people` are those of a reset only),
-            made otherwise. Without it, everything is forgotten when the process ends.
+        record_file: keeps records and changes over a restart; read where it exists (then `people` are those of a reset
+            only), made otherwise. Without it, everything is forgotten when the process ends.
         ignore_idempotency: be a server that takes no notice of Idempotency-Key, as the protocol allows.
+        keep_calls: how many of the calls it received are remembered.
 
     Raises:
         ValueError: the record file is not a sandbox's.
@@ -94,7 +99,7 @@ def create_sandbox(
         IGNORE_IDEMPOTENCY=ignore_idempotency,
         MAX_CONTENT_LENGTH=MAX_BODY,
     )
-    app.extensions[Registry.NAME] = Registry(people, record_file)
+    app.extensions[Registry.NAME] = Registry(people, record_file, keep_calls)
     app.url_map.merge_slashes = False
     app.register_blueprint(protocol)
     app.register_blueprint(page)
@@ -133,8 +138,8 @@ def serving(app: Flask, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]
         server.server_close()
 
 
-def run_sandbox(host: str, port: int, record_file: Path | None = None) -> None:
-    """Say where, and serve a sandbox with the people of PEOPLE there until the process is told to end."""
-    server = _server(create_sandbox(record_file=record_file), host, port)
+def run_sandbox(host: str, port: int, **options: Any) -> None:
+    """Say where, and serve a sandbox there until the process is told to end; options as `create_sandbox` takes them."""
+    server = _server(create_sandbox(**options), host, port)
     click.echo(f"The sandbox Openfield is at http://{host}:{server.port} (tenant {TENANT}, application {APPLICATION}).")
     server.serve_forever()

@@ -2,6 +2,9 @@
 
 A fault that replaces the answer leaves the records alone; one that spoils the answer comes after the call has taken
 effect, as when a network fails on the way back. `delay` holds a call before it takes effect.
+
+Several faults with a `chance` each make a server that fails now and then, in many ways: a call meets the first fault,
+in the order in which they were set, whose dice say so. The same `seed` throws the same dice again.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from http import HTTPStatus
+from random import Random
 from typing import Any
 
 from flask import Response
@@ -32,6 +36,7 @@ class Kind(StrEnum):
     LOCK = "lock"
     GARBAGE = "garbage"
     RESET = "reset"
+    APPLY_THEN_STATUS = "apply_then_status"
     APPLY_THEN_DROP = "apply_then_drop"
     RESET_MID_BODY = "reset_mid_body"
     TRUNCATED = "truncated"
@@ -47,6 +52,7 @@ ABOUT: Mapping[Kind, str] = {
     Kind.LOCK: "answer a log-in with 423 ACCOUNT_LOCKED",
     Kind.GARBAGE: "answer 200 with a page of HTML",
     Kind.RESET: "reset the connection, do nothing",
+    Kind.APPLY_THEN_STATUS: "do it, then answer with a status, such as 500",
     Kind.APPLY_THEN_DROP: "do it, then reset the connection",
     Kind.RESET_MID_BODY: "do it, then reset halfway through the answer",
     Kind.TRUNCATED: "do it, then answer half of the JSON",
@@ -70,6 +76,8 @@ SCHEMA: Json = {
         "status": {"type": "integer", "minimum": 200, "maximum": 599},
         "retry_after": {"type": ["string", "integer"]},
         "location": {"type": "string"},
+        "chance": {"type": "number", "minimum": 0, "maximum": 1},
+        "seed": {"type": ["integer", "null"]},
     },
 }
 
@@ -82,7 +90,9 @@ class Fault:
         operation: one of OPERATIONS, or "*" for every one.
         times: for how many calls; None until the faults are cleared.
         seconds: how long `delay` waits, and `drip` between two bytes.
-        status, retry_after, location: what `status` answers; the last two are headers.
+        status, retry_after, location: what `status` and `apply_then_status` answer; the last two are headers.
+        chance: of how many calls it meets one; 1 for every call.
+        seed: of `dice`; None for dice that nobody knows.
         released: set when the faults are cleared, so that no call is held any longer.
     """
 
@@ -93,6 +103,9 @@ class Fault:
     status: int = 503
     retry_after: str | int | None = None
     location: str | None = None
+    chance: float = 1
+    seed: int | None = None
+    dice: Random = field(default_factory=Random, repr=False, compare=False)
     released: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     @classmethod
@@ -102,11 +115,16 @@ class Fault:
             raise Refused(422, "INVALID_FAULT", "the fault is not as it must be", wrong)
         fault = cls(**{**data, "kind": Kind(data["kind"])})
         operation = "Authenticate" if fault.kind is Kind.LOCK else fault.operation
-        return replace(fault, operation=operation, seconds=float(fault.seconds))
+        dice = Random(fault.seed)  # noqa: S311 - nobody bets on them
+        return replace(fault, operation=operation, seconds=float(fault.seconds), chance=float(fault.chance), dice=dice)
 
     def to_json(self) -> Json:
-        names = ("kind", "operation", "times", "seconds", "status", "retry_after", "location")
+        names = ("kind", "operation", "times", "seconds", "status", "retry_after", "location", "chance", "seed")
         return {name: getattr(self, name) for name in names}
+
+    def meets(self, operation: str) -> bool:
+        """Whether a call of that operation meets it. Throws the dice."""
+        return self.operation in (operation, "*") and self.dice.random() < self.chance
 
     def after_one(self) -> list[Fault]:
         """What is left of it when it has met a call: itself with one time less, or nothing."""
@@ -115,13 +133,13 @@ class Fault:
         return [replace(self, times=self.times - 1)] if self.times > 1 else []
 
     def answer(self) -> Answer | None:
-        """What is said instead of an answer by a fault of REPLACING; None for nothing."""
+        """What is said in the place of an answer; None for nothing."""
         told = {"Message": "a fault that the sandbox was told to have"}
         if self.kind is Kind.UNKNOWN_TENANT:
             return Answer(403, {"Code": "UNKNOWN_CALLER", **told})
         if self.kind is Kind.LOCK:
             return Answer(423, {"Code": "ACCOUNT_LOCKED", **told})
-        if self.kind is Kind.STATUS:
+        if self.kind in (Kind.STATUS, Kind.APPLY_THEN_STATUS):
             headers = {"Retry-After": self.retry_after, "Location": self.location}
             given = {name: str(value) for name, value in headers.items() if value is not None}
             return Answer(self.status, {"Code": _code(self.status), **told}, given)
@@ -165,6 +183,10 @@ def _cut(data: bytes, connection: Connection) -> Iterator[bytes]:
             connection.shutdown(socket.SHUT_RD)
         connection.close()
     raise ConnectionResetError
+
+
+def _failed(answer: Answer, fault: Fault, connection: Connection) -> Response:
+    return respond(fault.answer(), None, connection)
 
 
 def _dropped(answer: Answer, fault: Fault, connection: Connection) -> Response:
@@ -221,6 +243,7 @@ def _garbage(answer: Answer, fault: Fault, connection: Connection) -> Response:
 
 
 SPOILED: Mapping[Kind, Callable[[Answer, Fault, Connection], Response]] = {
+    Kind.APPLY_THEN_STATUS: _failed,
     Kind.APPLY_THEN_DROP: _dropped,
     Kind.RESET_MID_BODY: _reset_mid_body,
     Kind.TRUNCATED: _truncated,

@@ -88,6 +88,11 @@ def list_parties() -> Response:
     return _json([masked(party.record) for party in registry().parties()])
 
 
+@page.get("/_sandbox/changes")
+def list_changes() -> Response:
+    return _json([change.to_json() for change in registry().changes()])
+
+
 @page.get("/_sandbox/calls")
 def list_calls() -> Response:
     return _json([call.to_json() for call in registry().calls()])
@@ -197,7 +202,7 @@ def _person(body: Json) -> Person:
 
 def _fault_of_form() -> Json:
     """What the page's form says, as JSON. A field left empty says nothing; without times, it is until cleared."""
-    reads: dict[str, Callable[[str], Any]] = {"times": int, "seconds": float, "status": int}
+    reads: dict[str, Callable[[str], Any]] = {"times": int, "seconds": float, "status": int, "chance": float}
     try:
         told = {name: reads.get(name, str)(text) for name, text in request.form.items() if text}
     except ValueError:

@@ -1,4 +1,5 @@
-"""What a sandbox remembers: records and what logs in to them, answers given, calls received, faults that wait.
+"""What a sandbox remembers: records and what logs in to them, how they came about, answers given, calls received,
+faults that wait.
 
 Not here: whether a request is well formed (`judge`); HTTP.
 """
@@ -12,7 +13,7 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from widget.openfield.sandbox.message import Answer, Json, Refused, at, invalid_
 from widget.openfield.sandbox.people import Person
 
 KEPT_CALLS = 10_000
+"""How many calls are remembered, unless it is told otherwise."""
 
 
 def _hashed(password: str, salt: bytes) -> str:
@@ -95,6 +97,11 @@ def _with_services(record: Json, before: Sequence[Json], now: Sequence[Json]) ->
     return {**record, "Services": list(services.values())} if services else record
 
 
+def _line(party: Party, change: Json | None = None) -> str:
+    kept = {"record": party.record, "secret": party.secret, "locked": party.locked}
+    return serialize({"party": kept, "change": change}) + "\n"
+
+
 @dataclass(slots=True)
 class Call:
     """A call that was received, its passwords masked.
@@ -144,54 +151,85 @@ class Call:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A Create or Update that took effect, and the record as it stood after it."""
+
+    operation: str
+    record: Json
+
+    def to_json(self) -> Json:
+        return {"operation": self.operation, "record": masked(self.record)}
+
+
 class Registry:
     """Everything that a sandbox remembers. Safe among threads.
 
-    With a `record_file`, parties and answers are read from it where it exists, and written to it after each change;
-    calls and faults are of one run.
+    With a `record_file`, what it holds is read where it exists, and what happens to a party is added to it, a line
+    each, before anybody is told: a sandbox that is killed has done what it said that it did, once. Calls and faults are
+    of one run.
     """
 
     NAME = "openfield_sandbox"
     """Where a Flask app keeps it among its extensions."""
 
-    def __init__(self, people: Sequence[Person], record_file: Path | None = None) -> None:
+    def __init__(self, people: Sequence[Person], record_file: Path | None = None, keep_calls: int = KEPT_CALLS) -> None:
         self._people = tuple(people)
         self._record_file = record_file
+        self._keep_calls = keep_calls
         self._lock = threading.Lock()
         self._begin()
         if record_file is not None and record_file.exists():
             self._load(record_file)
+        else:
+            self._save_all()
 
     def _begin(self) -> None:
-        self._keep(map(Party.of, self._people))
-        self._answers: dict[str, Answer] = {}
-        self._calls: deque[Call] = deque(maxlen=KEPT_CALLS)
+        self._keep_only(Party.of(person) for person in self._people)
+        self._calls: deque[Call] = deque(maxlen=self._keep_calls)
         self._received = 0
         self._faults: list[Fault] = []
         self._released = threading.Event()
 
-    def _load(self, file: Path) -> None:
-        try:
-            kept = parse(file.read_bytes())
-            self._keep(Party(**each) for each in kept["parties"])
-            self._answers = {key: Answer(**each) for key, each in kept["answers"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file} is not a sandbox's record file: {error}") from None
-
-    def _keep(self, parties: Iterable[Party]) -> None:
+    def _keep_only(self, parties: Iterable[Party]) -> None:
         self._parties: dict[str, Party] = {}
         self._ids: dict[Name, str] = {}
+        self._answers: dict[str, Answer] = {}
+        self._changes: list[Change] = []
         for party in parties:
             self._put(party)
 
-    def _save(self) -> None:
+    # The record file: {"party": …, "change": null | {"operation": …, "known_as": …, "answer": …}} a line
+
+    def _load(self, file: Path) -> None:
+        """Reads the file. A line that was cut short when a process was killed is dropped: nobody was told of it."""
+        *lines, torn = file.read_bytes().split(b"\n")
+        try:
+            if not lines:
+                raise ValueError("it holds no line")
+            self._keep_only(())
+            for line in map(parse, lines):
+                party = Party(**line["party"])
+                self._put(party)
+                if change := line["change"]:
+                    self._note(change["operation"], change["known_as"], party, Answer(**change["answer"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} is not a sandbox's record file: {error}") from None
+        if torn:
+            os.truncate(file, file.stat().st_size - len(torn))
+
+    def _save(self, party: Party, change: Json | None = None) -> None:
+        if self._record_file is not None:
+            with self._record_file.open("a", encoding="utf-8") as file:
+                file.write(_line(party, change))
+
+    def _save_all(self) -> None:
+        """Makes the file anew, with the parties alone."""
         if self._record_file is None:
             return
-        parties = [asdict(party) for party in self._parties.values()]
-        answers = {key: {"status": each.status, "body": each.body} for key, each in self._answers.items()}
         draft = self._record_file.with_name(f".{self._record_file.name}.draft")
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(serialize({"parties": parties, "answers": answers}, indent=2))
+            file.writelines(map(_line, self._parties.values()))
         draft.replace(self._record_file)
 
     # The operations, on requests that have been judged
@@ -226,18 +264,23 @@ class Registry:
 
         A refusal is not remembered: whoever mends a record and sends it under the same key is judged anew.
         """
-        known_as = f"{operation} {key}"
+        known_as = f"{operation} {key}" if key else None
         with self._lock:
-            if key and known_as in self._answers:
+            if known_as in self._answers:
                 return replace(self._answers[known_as], repeated=True)
             created = operation == "Create"
             party = self._created(body) if created else self._updated(body)
             self._put(party)
             answer = Answer(201 if created else 200, party.standing())
-            if key:
-                self._answers[known_as] = answer
-            self._save()
+            said = {"status": answer.status, "body": answer.body}
+            self._save(party, {"operation": operation, "known_as": known_as, "answer": said})
+            self._note(operation, known_as, party, answer)
             return answer
+
+    def _note(self, operation: str, known_as: str | None, party: Party, answer: Answer) -> None:
+        self._changes.append(Change(operation, party.record))
+        if known_as is not None:
+            self._answers[known_as] = answer
 
     def _created(self, body: Json) -> Party:
         if wrong := broken_values(body):
@@ -290,6 +333,11 @@ class Registry:
         with self._lock:
             return list(self._parties.values())
 
+    def changes(self) -> list[Change]:
+        """Every Create and Update that took effect, in order."""
+        with self._lock:
+            return list(self._changes)
+
     def add(self, person: Person) -> Answer:
         """Keep a person, unjudged. Where the PartyId is known, the record is replaced; so is a password that is given.
 
@@ -299,8 +347,9 @@ class Registry:
         party = Party.of(person)
         with self._lock:
             before = self._parties.get(party.id)
-            self._put(replace(party, secret=party.secret or (before.secret if before else None)))
-            self._save()
+            party = replace(party, secret=party.secret or (before.secret if before else None))
+            self._put(party)
+            self._save(party)
         return Answer(201, party.standing())
 
     def lock(self, name: str, locked: bool) -> None:
@@ -315,17 +364,17 @@ class Registry:
                 raise Refused(404, "UNKNOWN_PARTY", "there is no such person")
             for party in called:
                 self._parties[party.id] = replace(party, locked=locked)
-            self._save()
+                self._save(self._parties[party.id])
 
     def reset(self) -> None:
         """Back to the people of the start: no calls, no faults."""
         self.clear_faults()
         with self._lock:
             self._begin()
-            self._save()
+            self._save_all()
 
     def calls(self) -> list[Call]:
-        """The last KEPT_CALLS of them, in the order in which they came."""
+        """The last `keep_calls` of them, in the order in which they came."""
         with self._lock:
             return list(self._calls)
 
@@ -353,10 +402,10 @@ class Registry:
             self._faults.append(replace(fault, released=self._released))
 
     def take_fault(self, operation: str) -> Fault | None:
-        """The first fault that is set for the operation, one time of it used up."""
+        """The first fault that meets a call of the operation, one time of it used up."""
         with self._lock:
             for place, fault in enumerate(self._faults):
-                if fault.operation in (operation, "*"):
+                if fault.meets(operation):
                     self._faults[place : place + 1] = fault.after_one()
                     return fault
             return None
