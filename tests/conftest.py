@@ -40,6 +40,7 @@ from widget import migrations
 from widget.app import create_app
 from widget.config import Settings
 from widget.db import Database
+from widget.metrics import Metrics
 from widget.openfield import Clients
 from widget.openfield import sandbox as sandbox_server
 from widget.vault import Vault
@@ -154,8 +155,9 @@ def now() -> datetime:
 @pytest.fixture
 def wiring(settings: Settings, database: Database, vault: Vault) -> Iterator[Wiring]:
     """What verbs are handed, and the site in its turn: clients of Openfield that remember no earlier test."""
-    clients = Clients(settings.private_hosts)
-    yield Wiring(settings=settings, database=database, vault=vault, clients=clients)
+    metrics = Metrics()
+    clients = Clients(settings.private_hosts, observe=metrics.call)
+    yield Wiring(settings=settings, database=database, vault=vault, clients=clients, metrics=metrics)
     clients.close()
 
 

@@ -84,6 +84,27 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, **variables}
 
 
+def share_metrics(folder: Path) -> None:
+    """Has prometheus-client count into files in this folder; in processes that we start, too.
+
+    It asks the environment, once, when it is first imported.
+
+    Raises:
+        BadEnvironment: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadEnvironment(f"WIDGET_INSTANCE must be a folder that can be written: {error}") from None
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+
+
+def shared_metrics() -> Path | None:
+    """The folder that processes count into together; None when each counts for itself."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(folder) if folder else None
+
+
 class _Environment:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ

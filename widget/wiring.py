@@ -1,14 +1,15 @@
-"""What one process runs with, wired once: settings, database, vault, Openfield's clients.
+"""What one process runs with, wired once: settings, database, vault, metrics, Openfield's clients.
 
 Not here: anything that decides. `app`, `jobs` and `cli` make one; verbs are handed it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from widget.config import Settings
 from widget.db import Database
+from widget.metrics import Metrics
 from widget.models import Integration
 from widget.openfield import Clients, Connection, OpenfieldClient
 from widget.vault import Vault
@@ -22,15 +23,18 @@ class Wiring:
     database: Database
     vault: Vault
     clients: Clients
+    metrics: Metrics = field(default_factory=Metrics)
 
     @classmethod
     def of(cls, settings: Settings) -> Wiring:
         """The wiring for these settings."""
+        metrics = Metrics()
         return cls(
             settings=settings,
             database=Database(settings),
             vault=Vault(settings.encryption_keys, settings.secret_key),
-            clients=Clients(settings.private_hosts),
+            clients=Clients(settings.private_hosts, observe=metrics.call),
+            metrics=metrics,
         )
 
     def openfield(self, integration: Integration) -> OpenfieldClient:

@@ -68,6 +68,13 @@ _WRITES: Container[_Operation] = ("create", "update")
 
 _T = TypeVar("_T")
 
+Observer = Callable[[str, str, float], None]
+"""Is told of every call: its operation, "ok" or the name of the error's class, and the seconds that it took."""
+
+
+def _unobserved(operation: str, outcome: str, seconds: float) -> None:
+    """For clients that nobody watches."""
+
 
 class _VersionConflict(OpenfieldError):
     """Somebody else has changed the record since it was read. Never leaves this module."""
@@ -196,6 +203,7 @@ class OpenfieldClient:
         bulkhead: how many calls may be under way; nobody waits for a place. A call that was cut off has its place until
             its thread has ended, which a name server may put off.
         breaker, resolve: replaced in tests.
+        observe: told of each call that was really made.
         ca_bundle: path to the certificate authorities to trust, if not the public ones.
     """
 
@@ -208,8 +216,10 @@ class OpenfieldClient:
         breaker: Breaker | None = None,
         resolve: guard.Resolver = guard.resolve,
         ca_bundle: str | None = None,
+        observe: Observer = _unobserved,
     ) -> None:
         self.connection = connection
+        self._observe = observe
         self.breaker = breaker or Breaker()
         self._gate = guard.Gate(private_hosts, resolve)
         self._slots = threading.BoundedSemaphore(bulkhead)
@@ -323,10 +333,12 @@ class OpenfieldClient:
             raise Misconfigured(self._flaw)
         caller = {"IdTenant": self.connection.id_tenant, "IdApplication": self.connection.id_application}
         body = wire.serialise({**caller, **document})
-        admission = self._admit(ends_at)
+        admission, began_at = self._admit(ends_at), time.monotonic()
         outcome = self._exchange(operation, body, ends_at, key)
         result = self._understood(operation, outcome, read) if isinstance(outcome, _Answer) else outcome
         self.breaker.report(admission, ok=not isinstance(result, Unavailable))
+        told = type(result).__name__.lstrip("_") if isinstance(result, OpenfieldError) else "ok"
+        self._observe(operation, told, time.monotonic() - began_at)
         if isinstance(result, OpenfieldError):
             raise result
         return result
@@ -448,11 +460,15 @@ class Clients:
     Args:
         private_hosts: see `guard.check_url`.
         capacity: how many are kept.
+        observe: see OpenfieldClient.
     """
 
-    def __init__(self, private_hosts: Set[str] = frozenset(), *, capacity: int = 64) -> None:
+    def __init__(
+        self, private_hosts: Set[str] = frozenset(), *, capacity: int = 64, observe: Observer = _unobserved
+    ) -> None:
         self._private_hosts = private_hosts
         self._capacity = capacity
+        self._observe = observe
         self._lock = threading.Lock()
         self._clients: OrderedDict[Connection, OpenfieldClient] = OrderedDict()
 
@@ -461,7 +477,9 @@ class Clients:
         with self._lock:
             client = self._clients.get(connection)
             if client is None:
-                client = self._clients[connection] = OpenfieldClient(connection, self._private_hosts)
+                client = self._clients[connection] = OpenfieldClient(
+                    connection, self._private_hosts, observe=self._observe
+                )
             self._clients.move_to_end(connection)
             dropped = self._clients.popitem(last=False)[1] if len(self._clients) > self._capacity else None
         if dropped is not None:

@@ -1,0 +1,202 @@
+"""What is counted and timed, for Prometheus: calls to Openfield, attempts to deliver, requests; how the outbox stands.
+
+Each process counts for itself. `flask serve` and `flask worker` have the processes of one instance folder count into
+files there (prometheus-client's multiprocess mode, which the environment switches on), so that whichever of them is
+asked answers for all. What an ended process had counted is kept in one file, so that no sum ever falls. Processes on
+other machines answer for themselves; the outbox's gauges come from the database, and are everybody's.
+
+No label holds anything personal or without bounds. Nothing fails because it could not be counted.
+
+Not here: who asks (`web.status`), and how the outbox stands (`deliveries.health`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol
+
+import psutil
+
+from widget import config
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
+
+CALL_SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+CIRCUITS = ("flowing", "resting", "paused", "off")
+"""What an integration's deliveries may be doing."""
+
+ENDED = "ended"
+"""Stands for a process's number in the name of the file of those that ended."""
+
+
+class Health(Protocol):
+    """How the outbox stands; see `deliveries.health`."""
+
+    @property
+    def backlog(self) -> Mapping[tuple[str, str], int]:
+        """Of each integration's name and state (waiting, sending, buried): how many deliveries."""
+
+    @property
+    def oldest(self) -> float:
+        """Seconds since the oldest open one was taken; 0 for none."""
+
+    @property
+    def circuits(self) -> Mapping[str, str]:
+        """Of each integration's name: one of CIRCUITS."""
+
+    @property
+    def workers(self) -> int:
+        """How many are alive."""
+
+    @property
+    def heartbeat(self) -> float | None:
+        """Seconds since the youngest sign of life of a worker; None without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Instruments:
+    registry: CollectorRegistry
+    calls: Histogram
+    attempts: Counter
+    requests: Histogram
+
+
+class Metrics:
+    """One per process. Nothing is loaded or written before it is first used. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._instruments: _Instruments | None = None
+
+    def call(self, operation: str, outcome: str, seconds: float) -> None:
+        """Openfield was called; `outcome` is "ok" or the name of the error's class."""
+        with suppress(OSError):
+            self._made().calls.labels(operation, outcome).observe(seconds)
+
+    def attempt(self, outcome: str) -> None:
+        """A delivery was tried: it is delivered, postponed, buried or withdrawn now."""
+        with suppress(OSError):
+            self._made().attempts.labels(outcome).inc()
+
+    def request(self, endpoint: str, status: int, seconds: float) -> None:
+        """A request was answered."""
+        with suppress(OSError):
+            self._made().requests.labels(endpoint, status).observe(seconds)
+
+    def page(self, health: Health | None) -> bytes:
+        """All of it, in Prometheus' text format.
+
+        Args:
+            health: how the outbox stands; None when the database doesn't answer.
+        """
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        outbox = CollectorRegistry(auto_describe=False)
+        outbox.register(_Outbox(health))
+        folder = config.shared_metrics()
+        if folder is None:
+            return generate_latest(self._made().registry) + generate_latest(outbox)
+        counted = CollectorRegistry()
+        MultiProcessCollector(counted, str(folder))  # type: ignore[no-untyped-call]
+        with _files(folder, fcntl.LOCK_SH):
+            return generate_latest(counted) + generate_latest(outbox)
+
+    def _made(self) -> _Instruments:
+        with self._lock:
+            if self._instruments is None:
+                self._instruments = _make()
+            return self._instruments
+
+
+def _make() -> _Instruments:
+    from prometheus_client import CollectorRegistry, Counter, Histogram
+
+    registry = CollectorRegistry()
+    return _Instruments(
+        registry,
+        Histogram(
+            "widget_openfield_call_seconds", "What calls to Openfield took.", ("operation", "outcome"),
+            buckets=CALL_SECONDS, registry=registry,
+        ),
+        Counter("widget_delivery_attempts", "What came of attempts to deliver.", ("outcome",), registry=registry),
+        Histogram(
+            "widget_request_seconds", "What answering requests took.", ("endpoint", "status"),
+            buckets=REQUEST_SECONDS, registry=registry,
+        ),
+    )  # fmt: skip
+
+
+class _Outbox:
+    """The gauges that are read when somebody asks for them."""
+
+    def __init__(self, health: Health | None) -> None:
+        self._health = health
+
+    def collect(self) -> Iterable[Metric]:
+        """For a registry."""
+        from prometheus_client.core import GaugeMetricFamily as Gauge
+
+        health = self._health
+        yield Gauge("widget_database_up", "Whether the database answers.", value=health is not None)
+        if health is None:
+            return
+        backlog = Gauge("widget_deliveries", "Deliveries that are not delivered.", labels=("integration", "state"))
+        for labels, count in health.backlog.items():
+            backlog.add_metric(labels, count)
+        circuits = Gauge("widget_circuit", "1 for what deliveries are doing.", labels=("integration", "state"))
+        for integration, standing in health.circuits.items():
+            for state in CIRCUITS:
+                circuits.add_metric((integration, state), state == standing)
+        yield from (backlog, circuits)
+        yield Gauge("widget_oldest_delivery_seconds", "Age of the oldest open delivery.", value=health.oldest)
+        yield Gauge("widget_workers", "Workers that are alive.", value=health.workers)
+        if health.heartbeat is not None:
+            yield Gauge("widget_worker_heartbeat_seconds", "Age of the last sign of life.", value=health.heartbeat)
+
+
+# Several processes ------------------------------------------------------------------------------------------------
+
+
+def share(folder: Path) -> None:
+    """From now on this process, and those that it starts, count into files in the folder. Before the first count.
+
+    Raises:
+        BadEnvironment: the folder cannot be made or written.
+    """
+    config.share_metrics(folder)
+    with _files(folder, fcntl.LOCK_EX):
+        for file in folder.glob("*.db"):
+            kind, _, number = file.stem.rpartition("_")
+            if number.isdecimal() and not psutil.pid_exists(int(number)):
+                with suppress(RuntimeError, ValueError, struct.error):  # it was killed while it wrote: lost
+                    _add(file, folder / f"{kind}_{ENDED}.db")
+                file.unlink()
+
+
+@contextmanager
+def _files(folder: Path, lock: int) -> Iterator[None]:
+    """Keeps files from going while others read them."""
+    with (folder / "lock").open("ab") as file:
+        fcntl.flock(file, lock)
+        yield
+
+
+def _add(file: Path, to: Path) -> None:
+    from prometheus_client.mmap_dict import MmapedDict
+
+    found = list(MmapedDict.read_all_values_from_file(file))  # type: ignore[no-untyped-call]
+    total = MmapedDict(to)  # type: ignore[no-untyped-call]
+    for key, value, *_ in found:
+        before, _ = total.read_value(key)  # type: ignore[no-untyped-call]
+        total.write_value(key, before + value, 0.0)  # type: ignore[no-untyped-call]
+    total.close()  # type: ignore[no-untyped-call]
