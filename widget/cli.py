@@ -19,7 +19,8 @@ from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 from sqlalchemy.exc import OperationalError
 
-from widget import migrations
+from widget import logs, metrics, migrations
+from widget.config import BadEnvironment
 from widget.postgres import PostgresFailed
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 CONNECTIONS = 1024
 """How many connections a web worker holds; the others wait in the kernel. granian counts idle ones too: few would let
 browsers that keep theirs open lock everybody out."""
+
+LOG = click.option(
+    "--log", "style", type=click.Choice(("json", "words")), default="json", show_default=True, help="How to log."
+)
 
 SETTINGS = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 
@@ -44,7 +49,7 @@ def _plainly() -> Iterator[Wiring]:
     wiring: Wiring = current_app.extensions["widget"]
     try:
         yield wiring
-    except (PostgresFailed, migrations.NotUpToDate) as error:
+    except (PostgresFailed, migrations.NotUpToDate, BadEnvironment) as error:
         raise click.ClickException(str(error)) from error
     except OperationalError as error:
         raise click.ClickException(f"the database cannot be reached: {str(error.orig).strip()}") from error
@@ -65,8 +70,9 @@ def _plainly() -> Iterator[Wiring]:
     "--threads", default=16, show_default=True, type=click.IntRange(1, 20), help="Requests at once, per worker."
 )
 @click.option("--migrate", is_flag=True, help="Bring the tables up to date first.")
+@LOG
 @with_appcontext
-def serve(host: str, port: int, workers: int, threads: int, migrate: bool) -> None:
+def serve(host: str, port: int, workers: int, threads: int, migrate: bool, style: logs.Style) -> None:
     """Serve the widget until SIGTERM or SIGINT.
 
     On the internet, a proxy that reads requests whole before it passes them on (nginx, Caddy) belongs in front: a
@@ -80,13 +86,21 @@ def serve(host: str, port: int, workers: int, threads: int, migrate: bool) -> No
             migrations.upgrade(wiring.database)
         migrations.require_newest(wiring.database)
         _require_free(host, port)
+        _be_seen(wiring, style)
         wiring.database.engine.dispose()  # the workers are forks: connections are not for sharing
         server = Server(
             "wsgi:app", host, port, interface=Interfaces.WSGI, http=HTTPModes.http1, websockets=False, workers=workers,
             blocking_threads=threads, backpressure=CONNECTIONS, workers_kill_timeout=30,
+            log_dictconfig=logs.configuration(style),
         )  # fmt: skip
         logging.getLogger("_granian").addFilter(_without_advice)
         server.serve()
+
+
+def _be_seen(wiring: Wiring, style: logs.Style) -> None:
+    """Logs, and counts together with the instance's other processes, from now on."""
+    logs.switch_on(style)
+    metrics.share(wiring.settings.instance / "metrics")
 
 
 def _require_free(host: str, port: int) -> None:
@@ -102,14 +116,16 @@ def _without_advice(record: logging.LogRecord) -> bool:
 
 
 @click.command()
-@click.option("--concurrency", default=4, show_default=True, type=click.IntRange(1, 20), help="Deliveries at once.")
+@click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 64), help="Deliveries at once.")
+@LOG
 @with_appcontext
-def worker(concurrency: int) -> None:
+def worker(concurrency: int, style: logs.Style) -> None:
     """Deliver what waits for Openfield, until SIGTERM or SIGINT."""
     from widget import jobs
 
     with _plainly() as wiring:
         migrations.require_newest(wiring.database)
+        _be_seen(wiring, style)
         jobs.run_worker(wiring, concurrency=concurrency)
 
 

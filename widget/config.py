@@ -41,6 +41,7 @@ class Settings:
         public_url: the address that participants' browsers use, without a slash at its end.
         private_hosts: hosts (`name` or `name:port`) that an Openfield URL may name though private or plain http.
         proxy_hops: how many `X-Forwarded-*` hops are trusted.
+        deliveries_at_once: how many of one integration's deliveries may be under way, over all processes together.
     """
 
     instance: Path
@@ -50,6 +51,7 @@ class Settings:
     public_url: str = DEFAULT_PUBLIC_URL
     private_hosts: frozenset[str] = frozenset()
     proxy_hops: int = 0
+    deliveries_at_once: int = 32
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -76,6 +78,7 @@ class Settings:
             public_url=_checked_url(env.get("WIDGET_PUBLIC_URL") or DEFAULT_PUBLIC_URL),
             private_hosts=frozenset(_listed(env.get("WIDGET_OPENFIELD_PRIVATE_HOSTS").lower())),
             proxy_hops=_checked_hops(env.get("WIDGET_PROXY_HOPS") or "0"),
+            deliveries_at_once=_checked_limit(env.get("WIDGET_DELIVERIES_AT_ONCE") or "32"),
         )
 
 
@@ -176,6 +179,12 @@ def _checked_url(text: str) -> str:
         raise BadEnvironment("WIDGET_PUBLIC_URL must be an origin, such as https://widget.example")
     scheme, host, port = match.groups()
     return f"{scheme}://{host}" if port in (None, DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
+
+
+def _checked_limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1000):
+        raise BadEnvironment("WIDGET_DELIVERIES_AT_ONCE is a number from 1 to 1000")
+    return int(text)
 
 
 def _checked_hops(text: str) -> int:

@@ -1,164 +1,308 @@
 """The outbox: what is to reach Openfield, and how far it has come.
 
-The row is the truth. It is written in the participation's own transaction, together with the job that will look at
-it; the job says when, never what. What holds:
+A delivery's row is the truth. It is written in the participation's own transaction, together with the job that will
+look at it; jobs say when, never what, and the sweep makes them anew when they are gone. What holds:
 
-1. A delivery is WAITING, SENDING (under a lease), DELIVERED or BURIED; only `claim` makes it SENDING.
-2. An attempt is counted before the call, so that a row that kills its worker is not tried for ever.
-3. Only the holder of the newest claim settles: a claim carries its attempt's number, and settling asks for it.
-4. One person's deliveries go in order: a claim is refused while an older one of the same person is open.
-5. The payload, with the password of a Create, is wiped when it is delivered.
+1. A delivery is WAITING, SENDING, DELIVERED or BURIED. Only `enqueue` and `claim` make it SENDING.
+2. SENDING is a lease: at `due_at` it may be claimed again, whatever became of its holder.
+3. An attempt is counted before the call. One that nobody ended is counted as a crash; after MAX_CRASHES in a row the
+   row is buried instead of tried.
+4. A claim carries its attempt's number, and ends the delivery's lease only while that is the newest one. A process that
+   comes back late ends nothing.
+5. One person's deliveries go in order of their numbers, which are given under a lock of that person: none is claimed
+   while an older one is open, or another is being sent. One that was buried is marked as superseded when a later one is
+   delivered: tried again, it no longer overwrites anything.
+6. What is to be sent is wiped when it is delivered; the password of a Create also when the time for trying is over.
+7. Leases and due times are the database's clock (`clock`), the only one that all processes share.
+8. A job is there for what is due and nothing else; when none is, because the queue was emptied or its worker died, the
+   sweep defers one. There is at most one, since the queue locks it by the delivery's id.
 
-Not here: the call itself (`participation.deliver`) and the queue's tasks (`jobs`).
+Not here: the call itself (`participation.deliver`), the worker (`jobs`), whether an integration's deliveries may go at
+all (`circuit`), what those who watch want to know (`backlog`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 from uuid import UUID
 
 import procrastinate
-from sqlalchemy import and_, delete, exists, or_, select, update
+from procrastinate.exceptions import AlreadyEnqueued
+from procrastinate.jobs import DEFAULT_QUEUE, Job
+from sqlalchemy import (
+    ColumnElement,
+    String,
+    bindparam,
+    cast,
+    column,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    table,
+    text,
+    update,
+)
 from sqlalchemy.orm import Session, aliased
 
+from widget import circuit
 from widget.models import Delivery, DeliveryState, Integration, Operation, Participation
-from widget.vault import Vault
+from widget.vault import Sealed, Vault
 
 queue = procrastinate.App(connector=procrastinate.SyncPsycopgConnector())
 """Procrastinate's end of the queue; `jobs` registers what it does. Jobs are deferred on the session's connection."""
 
-LEASE = timedelta(minutes=2)
-"""Longer than the calls of one attempt together; after it, whoever held the row is taken for dead."""
-
-GRACE = timedelta(seconds=15)
-"""How long the immediate attempt has the row for itself before the queue looks at it."""
+MARGIN = timedelta(seconds=15)
+"""How much longer a lease is than the deadline of its attempt."""
 
 KEEP_TRYING = timedelta(days=7)
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 6 * 3600.0
 
-LOOK_AGAIN = timedelta(seconds=5)
-"""When a delivery can't be claimed though it is open: an older one of the same person, or another process, has it."""
+MAX_CRASHES = 5
+
+BATCH = 5000
+"""How many jobs one sweep defers per integration."""
 
 DELIVER = "deliver"
 """The name of the queue's task; its one argument is `delivery_id`."""
 
+SWEEPING = 0x0F1E1D_5E
+"""The advisory lock of the one sweep; any number that nobody else takes."""
+
+DEAD_AFTER = 30.0
+"""Seconds without a sign of life after which a worker's jobs are nobody's."""
+
 OPEN = (DeliveryState.WAITING, DeliveryState.SENDING)
+
+_JOBS = table("procrastinate_jobs", column("queueing_lock"), column("status"))
+_JOB_OF = _JOBS.c.queueing_lock == cast(Delivery.id, String)
+_DROP_JOBS_OF_THE_DEAD = text("""
+    DELETE FROM procrastinate_jobs AS job WHERE job.status = 'doing' AND NOT EXISTS (
+        SELECT FROM procrastinate_workers AS worker
+        WHERE worker.id = job.worker_id AND worker.last_heartbeat > now() - make_interval(secs => :seconds)
+    )
+""")
+_IS_TO_DO = _JOBS.c.status == literal_column("'todo'")
+
+
+class Busy(Exception):
+    """As many deliveries of the integration are under way as may be at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to send one delivery, once. `payload` is as `enqueue` was given it."""
+    """The right to send one delivery, once.
+
+    Attributes:
+        payload, password: as `enqueue` was given them.
+        in_doubt: an earlier attempt may have taken effect.
+        superseded: a later delivery of the same person is in Openfield already.
+        is_probe: it goes to find out whether Openfield answers again.
+    """
 
     delivery_id: UUID
     attempt: int
     operation: Operation
     integration: Integration
-    payload: Any
-    created_at: datetime
+    payload: Any = field(repr=False)
+    password: str | None = field(repr=False)
+    give_up_at: datetime
+    in_doubt: bool = False
+    superseded: bool = False
+    is_probe: bool = False
+
+
+def clock(session: Session) -> datetime:
+    """The time by the database's clock: when its transaction began."""
+    return session.scalars(select(func.now())).one()
+
+
+# From the participation to the claim -----------------------------------------------------------------------------
 
 
 def enqueue(
     session: Session,
     vault: Vault,
     participation: Participation,
+    integration: Integration,
     *,
-    integration_id: int,
     operation: Operation,
-    person: str,
+    person: Iterable[str],
     payload: Any,
+    password: str | None,
     now: datetime,
-) -> UUID:
+    deadline: float,
+    limit: int,
+) -> Claim | None:
     """Writes the delivery and its job on the session's own connection; both are there after its commit, or neither.
 
     Args:
-        person: what tells whose record it is: the PartyId for an Update, the e-mail address for a Create.
+        person: what tells whose record it is, each with its kind: "party:…", "email:…", "username:…".
         payload: JSON; see `participation`.
+        password: of a Create.
+        now: by `clock`.
+        deadline: seconds that the immediate attempt will take at most.
+        limit: how many of the integration's deliveries may be under way at once.
+
+    Returns:
+        The claim for an immediate attempt, which the commit begins; None when it has to wait, because an older one of
+        the same person is open, or the integration's deliveries are resting or many.
     """
+    hashes = sorted({vault.digest("person", str(integration.id), each.casefold()) for each in person})
+    _lock_person(session, hashes)
+    older = exists().where(is_open(Delivery), Delivery.person_hashes.overlap(hashes))
+    may_go = (
+        circuit.is_flowing(integration)
+        and not session.scalar(select(older))
+        and _under_way(session, integration.id, now) < limit
+    )
     delivery = Delivery(
         participation=participation,
-        integration_id=integration_id,
+        integration_id=integration.id,
         operation=operation,
-        person_hash=vault.digest("person", str(integration_id), person.casefold()),
-        state=DeliveryState.WAITING,
+        person_hashes=hashes,
+        state=DeliveryState.SENDING if may_go else DeliveryState.WAITING,
+        attempts=int(may_go),
         created_at=now,
-        due_at=now + GRACE,
+        due_at=now + _lease(deadline) if may_go else now,
+        give_up_at=now + KEEP_TRYING,
         sealed_payload=vault.seal("delivery.payload", payload),
+        sealed_password=None if password is None else vault.seal("delivery.password", password),
     )
     session.add(delivery)
     session.flush()
-    _defer(session, delivery.id, delivery.due_at)
-    return delivery.id
+    _defer(session, [delivery.id], delivery.due_at)
+    if not may_go:
+        return None
+    return Claim(delivery.id, 1, operation, integration, payload, password, delivery.give_up_at)
 
 
-def claim(session: Session, vault: Vault, delivery_id: UUID, now: datetime) -> Claim | None:
+def claim(
+    session: Session, vault: Vault, delivery_id: UUID, now: datetime, *, deadline: float, limit: int
+) -> Claim | None:
     """Takes the delivery under a lease and counts the attempt. Commits.
 
+    Args:
+        now, deadline, limit: as for `enqueue`.
+
     Returns:
-        None when it is settled, somebody else's, not due yet (the first attempt is due at once), or an older one of
-        the same person comes first.
+        None when it is not to be sent now: it is settled, somebody else's, not due, an older one of the same person
+        comes first, the integration's deliveries are resting, or it was buried here, because each attempt broke off or
+        its key is gone.
+
+    Raises:
+        Busy: `limit` are under way.
     """
-    older = aliased(Delivery)
-    first = ~exists().where(
-        older.integration_id == Delivery.integration_id,
-        older.person_hash == Delivery.person_hash,
-        older.state.in_(OPEN),
-        or_(
-            older.created_at < Delivery.created_at,
-            and_(older.created_at == Delivery.created_at, older.id < Delivery.id),
-        ),
-    )
-    free = or_(
-        and_(Delivery.state == DeliveryState.WAITING, or_(Delivery.attempts == 0, Delivery.due_at <= now)),
-        and_(Delivery.state == DeliveryState.SENDING, Delivery.leased_until < now),
-    )
+    integration_id = session.scalar(select(Delivery.integration_id).where(Delivery.id == delivery_id))
+    integration = None if integration_id is None else circuit.locked(session, integration_id)
+    if integration is None or not circuit.may_probe(integration, now):
+        session.rollback()
+        return None
+    if _under_way(session, integration.id, now) >= limit:
+        session.rollback()
+        raise Busy
+    broke_off = Delivery.state == DeliveryState.SENDING
     statement = (
         update(Delivery)
-        .where(Delivery.id == delivery_id, free, first)
-        .values(state=DeliveryState.SENDING, attempts=Delivery.attempts + 1, leased_until=now + LEASE)
+        .where(Delivery.id == delivery_id, is_open(Delivery), Delivery.due_at <= now, _is_first(now))
+        .values(
+            state=DeliveryState.SENDING,
+            attempts=Delivery.attempts + 1,
+            crashes=Delivery.crashes + cast(broke_off, Delivery.crashes.type),
+            in_doubt=Delivery.in_doubt | broke_off,
+            due_at=now + _lease(deadline),
+        )
         .returning(Delivery)
         .execution_options(populate_existing=True)
     )
     delivery = session.scalars(statement).one_or_none()
-    integration = delivery.integration if delivery else None  # read now: after the commit, no connection is to be held
+    taken = None
+    if delivery is not None:
+        taken = _taken(vault, delivery, now, is_probe=not circuit.is_flowing(integration))
+        if taken is not None and taken.is_probe:
+            integration.rests_until = delivery.due_at
     session.commit()
-    if delivery is None or integration is None or delivery.sealed_payload is None:
+    return taken
+
+
+def _taken(vault: Vault, delivery: Delivery, now: datetime, *, is_probe: bool) -> Claim | None:
+    """The claim of a row that has just been taken, or None when it cannot be sent: then it is buried."""
+    reason, payload, password = "", None, None
+    if delivery.crashes >= MAX_CRASHES:
+        reason = f"each of {MAX_CRASHES} attempts broke off: whoever made it did not live to say how it ended"
+    try:
+        payload = vault.open("delivery.payload", delivery.sealed_payload or b"")
+        if delivery.sealed_password is not None:
+            password = vault.open("delivery.password", delivery.sealed_password)
+    except Sealed:
+        reason = "it was sealed with a key that WIDGET_ENCRYPTION_KEYS does not have"
+    if reason:
+        delivery.state, delivery.settled_at, delivery.reason = DeliveryState.BURIED, now, reason
         return None
-    payload = vault.open("delivery.payload", delivery.sealed_payload)
-    return Claim(delivery.id, delivery.attempts, delivery.operation, integration, payload, delivery.created_at)
+    return Claim(
+        delivery.id, delivery.attempts, delivery.operation, delivery.integration, payload, password,
+        delivery.give_up_at, delivery.in_doubt, delivery.superseded, is_probe,
+    )  # fmt: skip
+
+
+# How a claim ends ------------------------------------------------------------------------------------------------
 
 
 def settle(session: Session, claim: Claim, now: datetime) -> None:
     """It is in Openfield; nothing of it waits any more. Commits."""
-    _leave(session, claim, state=DeliveryState.DELIVERED, settled_at=now, reason=None, sealed_payload=None)
+    circuit.recovered(session, claim.integration.id)
+    done = _leave(
+        session, claim, state=DeliveryState.DELIVERED, settled_at=now, reason=None, sealed_payload=None,
+        sealed_password=None,
+    )  # fmt: skip
+    if done is not None:
+        earlier = (
+            update(Delivery)
+            .where(Delivery.state != literally(DeliveryState.DELIVERED), Delivery.number < done.number)
+            .where(Delivery.person_hashes.overlap(done.person_hashes))
+        )
+        session.execute(earlier.values(superseded=True))
+        _defer_due(session, now, Delivery.person_hashes.overlap(done.person_hashes), limit=1)
     session.commit()
 
 
 def postpone(
-    session: Session, claim: Claim, now: datetime, *, reason: str, retry_after: float | None = None, luck: Random
-) -> datetime | None:
-    """Tries again later, or buries it when it was tried for KEEP_TRYING. Commits.
+    session: Session,
+    claim: Claim,
+    now: datetime,
+    *,
+    reason: str,
+    pause: float,
+    in_doubt: bool = False,
+) -> None:
+    """Tries again later, or buries it when the time for trying is over. Commits.
 
-    Returns:
-        When the next attempt is due, or None when it is buried.
+    Args:
+        pause: seconds until it is due again.
+        in_doubt: the attempt may have taken effect.
     """
-    if now - claim.created_at >= KEEP_TRYING:
+    if now >= claim.give_up_at:
         bury(session, claim, now, reason=reason)
-        return None
-    pause = max(backoff(claim.attempt, luck), retry_after or 0.0)
+        return
     due_at = now + timedelta(seconds=min(pause, LONGEST_PAUSE))
-    if _leave(session, claim, state=DeliveryState.WAITING, due_at=due_at, reason=reason):
-        _defer(session, claim.delivery_id, due_at)
+    _leave(
+        session, claim, state=DeliveryState.WAITING, due_at=due_at, reason=reason, in_doubt=claim.in_doubt or in_doubt
+    )
     session.commit()
-    return due_at
 
 
 def bury(session: Session, claim: Claim, now: datetime, *, reason: str) -> None:
     """Gives up until a person looks at it; what was to be sent is kept, sealed. Commits."""
-    _leave(session, claim, state=DeliveryState.BURIED, settled_at=now, reason=reason)
+    buried = _leave(session, claim, state=DeliveryState.BURIED, settled_at=now, reason=reason)
+    if buried is not None:
+        _defer_due(session, now, Delivery.person_hashes.overlap(buried.person_hashes), limit=1)
     session.commit()
 
 
@@ -166,15 +310,7 @@ def withdraw(session: Session, claim: Claim) -> None:
     """It was refused while the participant waits to hear so: nothing of the participation is kept. Commits."""
     mine = select(Delivery.participation_id).where(Delivery.id == claim.delivery_id, Delivery.attempts == claim.attempt)
     session.execute(delete(Participation).where(Participation.id.in_(mine)))
-    session.commit()
-
-
-def look_again(session: Session, delivery_id: UUID, now: datetime) -> None:
-    """Defers another look at a delivery that could not be claimed, if it is open: when it is due. Commits."""
-    is_open = Delivery.state.in_(OPEN)
-    due_at = session.scalar(select(Delivery.due_at).where(Delivery.id == delivery_id, is_open))
-    if due_at is not None:
-        _defer(session, delivery_id, max(due_at, now + LOOK_AGAIN))
+    _drop_job(session, claim.delivery_id)
     session.commit()
 
 
@@ -183,18 +319,145 @@ def backoff(attempt: int, luck: Random) -> float:
     return luck.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt - 1, 20)))
 
 
-def _leave(session: Session, claim: Claim, **values: Any) -> bool:
+def _leave(session: Session, claim: Claim, **values: Any) -> Delivery | None:
     """Ends the claim, if it is still the newest one."""
     statement = (
         update(Delivery)
         .where(Delivery.id == claim.delivery_id, Delivery.state == DeliveryState.SENDING)
         .where(Delivery.attempts == claim.attempt)
-        .values(leased_until=None, **values)
+        .values(crashes=0, **values)
+        .returning(Delivery)
+        .execution_options(populate_existing=True)
+    )
+    left = session.scalars(statement).one_or_none()
+    if left is not None:
+        _drop_job(session, claim.delivery_id)
+    return left
+
+
+# What keeps them going -------------------------------------------------------------------------------------------
+
+
+def sweep(session: Session, now: datetime) -> None:
+    """Defers a job for whatever is due and has none, and gives up what has been tried for long enough. Commits.
+
+    Several at once are one: the others find that it is being done.
+    """
+    if not session.scalar(select(func.pg_try_advisory_xact_lock(SWEEPING))):
+        session.rollback()
+        return
+    session.execute(_DROP_JOBS_OF_THE_DEAD, {"seconds": DEAD_AFTER})
+    session.execute(
+        update(Delivery)
+        .where(is_open(Delivery), Delivery.due_at <= now, Delivery.give_up_at <= now)
+        .values(state=DeliveryState.BURIED, settled_at=now, reason=func.coalesce(Delivery.reason, "it waited too long"))
+    )
+    session.execute(
+        update(Delivery)
+        .where(Delivery.state == literally(DeliveryState.BURIED), Delivery.give_up_at <= now)
+        .where(Delivery.sealed_password.is_not(None))
+        .values(sealed_password=None)
+    )
+    for integration in session.scalars(select(Integration)).all():
+        if circuit.may_probe(integration, now):
+            limit = BATCH if circuit.is_flowing(integration) else 1
+            _defer_due(session, now, Delivery.integration_id == integration.id, limit=limit)
+    session.commit()
+
+
+def retry(session: Session, now: datetime, *conditions: ColumnElement[bool]) -> int:
+    """Tries what waits or is buried again, now and for the whole time anew; the integrations' rests end. Commits.
+
+    Args:
+        conditions: which ones; see `backlog.of`.
+
+    Returns:
+        How many.
+    """
+    unsettled = Delivery.state.in_([literally(DeliveryState.WAITING), literally(DeliveryState.BURIED)])
+    affected = select(Delivery.integration_id).where(unsettled, *conditions).distinct()
+    for integration_id in sorted(session.scalars(affected)):
+        circuit.resume(session, integration_id)
+    statement = (
+        update(Delivery)
+        .where(unsettled, *conditions)
+        .values(state=DeliveryState.WAITING, due_at=now, give_up_at=now + KEEP_TRYING, settled_at=None, crashes=0)
         .returning(Delivery.id)
     )
-    return session.scalar(statement) is not None
+    retried = session.scalars(statement).all()
+    session.commit()
+    sweep(session, now)
+    return len(retried)
 
 
-def _defer(session: Session, delivery_id: UUID, at: datetime) -> None:
+def is_open(delivery: Any) -> ColumnElement[bool]:
+    """Whether it is still on its way."""
+    return delivery.state.in_([literally(state) for state in OPEN])  # type: ignore[no-any-return]
+
+
+def literally(state: DeliveryState) -> Any:
+    """The state written out, so that the planner sees which partial index fits."""
+    return bindparam(None, state, Delivery.state.type, literal_execute=True)
+
+
+def _is_first(now: datetime) -> ColumnElement[bool]:
+    """No older one of the same person is open, and no other is being sent (a retry by hand may make one older)."""
+    other = aliased(Delivery)
+    before = other.number < Delivery.number
+    being_sent = (other.state == literally(DeliveryState.SENDING)) & (other.due_at > now)
+    return ~exists().where(
+        is_open(other), other.person_hashes.overlap(Delivery.person_hashes), other.id != Delivery.id,
+        or_(before, being_sent),
+    )  # fmt: skip
+
+
+def _under_way(session: Session, integration_id: int, now: datetime) -> int:
+    statement = select(func.count()).where(
+        Delivery.integration_id == integration_id,
+        Delivery.state == literally(DeliveryState.SENDING),
+        Delivery.due_at > now,
+    )
+    return session.scalars(statement).one()
+
+
+def _lease(deadline: float) -> timedelta:
+    return timedelta(seconds=deadline) + MARGIN
+
+
+def _lock_person(session: Session, hashes: Iterable[bytes]) -> None:
+    """Until the transaction's end, nobody else enqueues for this person: numbers are seen in the order they have."""
+    keys = sorted(int.from_bytes(each[:8], signed=True) for each in hashes)
+    session.execute(select(*(func.pg_advisory_xact_lock(key) for key in keys)))
+
+
+def _defer_due(session: Session, now: datetime, condition: ColumnElement[bool], *, limit: int) -> None:
+    """Defers a job for what is due, may be claimed as far as its person's order goes, and has none. Oldest first."""
+    has_job = exists().where(_IS_TO_DO, _JOB_OF)
+    statement = (
+        select(Delivery.id)
+        .where(condition, is_open(Delivery), Delivery.due_at <= now, _is_first(now), ~has_job)
+        .order_by(Delivery.number)
+        .limit(limit)
+    )
+    if ids := session.scalars(statement).all():
+        _defer(session, ids)
+
+
+def _defer(session: Session, ids: Iterable[UUID], at: datetime | None = None) -> None:
+    jobs = [
+        Job(
+            id=None, lock=None, queue=DEFAULT_QUEUE, task_name=DELIVER, queueing_lock=str(each), scheduled_at=at,
+            task_kwargs={"delivery_id": str(each)},
+        )
+        for each in ids
+    ]  # fmt: skip
     connection = session.connection().connection.driver_connection
-    queue.configure_task(DELIVER, schedule_at=at, connection=connection).defer(delivery_id=str(delivery_id))
+    try:
+        with session.begin_nested():
+            queue.job_manager.batch_defer_jobs(jobs, connection=connection)
+    except AlreadyEnqueued:
+        pass  # by somebody else, in this instant; what is still without a job is the next sweep's
+
+
+def _drop_job(session: Session, delivery_id: UUID) -> None:
+    session.execute(delete(_JOBS).where(_IS_TO_DO, _JOBS.c.queueing_lock == str(delivery_id)))

@@ -12,15 +12,18 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     DateTime,
     Enum,
     ForeignKey,
+    Identity,
     Index,
     LargeBinary,
     MetaData,
     String,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -44,6 +47,7 @@ class Base(DeclarativeBase):
         dict[str, str]: JSONB,
         list[dict[str, Any]]: JSONB,
         list[str]: ARRAY(String),
+        list[bytes]: ARRAY(LargeBinary),
         bytes: LargeBinary,
     }
 
@@ -75,6 +79,12 @@ class Integration(Base):
     """Only what differs from the defaults: operation → path relative to `openfield_url`."""
     parameters: Mapped[dict[str, str]]
     """Only what differs from the defaults: variable → dotted parameter."""
+
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How many deliveries failed in a row; this and the next two are the integration's circuit, see `circuit`."""
+    rests_until: Mapped[datetime | None]
+    trouble: Mapped[str | None]
+    """What an admin has to mend before anything can be delivered."""
 
 
 class Website(Base):
@@ -216,6 +226,7 @@ class Participation(Base):
     email_hash: Mapped[bytes | None] = mapped_column(index=True)
     """Finds a person's participations again, for their rights."""
 
+    campaign: Mapped[Campaign] = relationship()
     consents: Mapped[list[Consent]] = relationship(back_populates="participation", cascade="all, delete-orphan")
     delivery: Mapped[Delivery | None] = relationship(back_populates="participation", cascade="all, delete-orphan")
 
@@ -262,26 +273,44 @@ class Delivery(Base):
 
     __tablename__ = "delivery"
     __table_args__ = (
-        Index("ix_delivery_due", "due_at", postgresql_where="state IN ('waiting', 'sending')"),
-        Index("ix_delivery_person", "integration_id", "person_hash", "created_at"),
+        Index("ix_delivery_unsettled", "integration_id", "state", "due_at", postgresql_where="state <> 'delivered'"),
+        Index(
+            "ix_delivery_person",
+            "person_hashes",
+            postgresql_using="gin",
+            postgresql_with={"fastupdate": "off"},
+            postgresql_where="state <> 'delivered'",
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    number: Mapped[int] = mapped_column(BigInteger, Identity(always=True))
+    """Grows; between two deliveries of one person it says which came first."""
     participation_id: Mapped[UUID] = mapped_column(ForeignKey("participation.id", ondelete="CASCADE"), unique=True)
     integration_id: Mapped[int] = mapped_column(ForeignKey("integration.id"))
     operation: Mapped[Operation] = mapped_column(_enum(Operation))
-    person_hash: Mapped[bytes]
-    """Whose record it is: of the PartyId for an Update, of the e-mail for a Create."""
+    person_hashes: Mapped[list[bytes]]
+    """Whose record it is: hashes of the PartyId, e-mail addresses, user name. Those that share one go in order."""
     state: Mapped[DeliveryState] = mapped_column(_enum(DeliveryState))
     attempts: Mapped[int] = mapped_column(default=0)
+    crashes: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How many attempts in a row broke off: whoever made them never came back to say how they ended."""
+    in_doubt: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """An earlier attempt may have taken effect, though nobody was told so."""
+    superseded: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It was buried, and a later one of the same person has been delivered since."""
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
-    leased_until: Mapped[datetime | None]
+    """When it may be claimed next: the end of its pause, or of the lease under which it is being sent."""
+    give_up_at: Mapped[datetime]
+    """The end of the time for which it is tried, and for which its password is kept."""
     settled_at: Mapped[datetime | None]
     reason: Mapped[str | None]
     """Why the last attempt failed: one of our own words, never Openfield's."""
     sealed_payload: Mapped[bytes | None]
-    """What is to be sent, the password of a Create included; wiped when delivered."""
+    """What is to be sent, without the password; wiped when delivered."""
+    sealed_password: Mapped[bytes | None]
+    """Only in a Create; wiped when delivered, and at `give_up_at`."""
 
     participation: Mapped[Participation] = relationship(back_populates="delivery")
     integration: Mapped[Integration] = relationship(lazy="joined", innerjoin=True)

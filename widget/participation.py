@@ -21,13 +21,15 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from widget import deliveries, throttle, visits
+from widget import circuit, deliveries, logs, throttle, visits
 from widget.deliveries import Claim
 from widget.models import Campaign, Consent, DeliveryState, Entrance, Integration, Operation, Participation, Visit
 from widget.openfield import (
     AccountExists,
     AccountLocked,
     InvalidCredentials,
+    Misconfigured,
+    NotAsked,
     OpenfieldClient,
     OpenfieldError,
     Record,
@@ -224,34 +226,50 @@ def take_part(
     if visit.integration_id is None:
         session.commit()
         return Taken(participation.id)
-    optins = [decision.code for decision in decided if decision.granted]
-    payload: dict[str, Any] = {"language": campaign.language, "optins": optins, "taken_at": now.isoformat()}
-    if known.record is None:
-        operation, person = Operation.CREATE, profile.email or ""
-        payload["profile"] = profile.to_json()
-    else:
-        operation, person = Operation.UPDATE, known.record.party_id
-        payload["record"] = known.record.to_json()
-        payload["changes"] = _changes(known.profile, profile, asked)
-    delivery_id = deliveries.enqueue(
+    began_at = deliveries.clock(session)
+    claim = deliveries.enqueue(
         session,
         wiring.vault,
         participation,
-        integration_id=visit.integration_id,
-        operation=operation,
-        person=person,
-        payload=payload,
-        now=now,
+        session.get_one(Integration, visit.integration_id),
+        now=began_at,
+        deadline=SUBMIT_DEADLINE,
+        limit=wiring.settings.deliveries_at_once,
+        **_delivery(campaign, known, profile, asked, decided, now),
     )
     session.commit()
-    claim = deliveries.claim(session, wiring.vault, delivery_id, now)
     if claim is None:
         return Taken(participation.id)
-    refusal = _attempt(session, wiring, claim, SUBMIT_DEADLINE, now)
-    if refusal is None:
-        return Taken(participation.id)
-    deliveries.withdraw(session, claim)
+    with logs.about(delivery_id=claim.delivery_id):
+        refusal = _attempt(session, wiring, claim, SUBMIT_DEADLINE, began_at, thanked=False)
+        if refusal is None:
+            return Taken(participation.id)
+        deliveries.withdraw(session, claim)
+        wiring.metrics.attempt("withdrawn")
+        log.info("withdrawn: %s", refusal)
     return NotTaken(exists=isinstance(refusal, AccountExists), variables=refusal.variables)
+
+
+def _delivery(
+    campaign: Campaign,
+    known: Prefill,
+    profile: Profile,
+    asked: Collection[Variable],
+    decisions: Iterable[Decision],
+    now: datetime,
+) -> dict[str, Any]:
+    """What `deliveries.enqueue` is to be told of it."""
+    optins = [decision.code for decision in decisions if decision.granted]
+    payload: dict[str, Any] = {"language": campaign.language, "optins": optins, "taken_at": now.isoformat()}
+    if known.record is None:
+        payload["profile"] = replace(profile, password=None).to_json()
+        person = {f"email:{profile.email}", f"username:{profile.username}"}
+        return {"operation": Operation.CREATE, "person": person, "payload": payload, "password": profile.password}
+    payload["record"] = known.record.to_json()
+    payload["changes"] = _changes(known.profile, profile, asked)
+    names = {("email", known.profile.email), ("email", profile.email), ("username", known.profile.username)}
+    person = {f"party:{known.record.party_id}", *(f"{kind}:{name}" for kind, name in names if name)}
+    return {"operation": Operation.UPDATE, "person": person, "payload": payload, "password": None}
 
 
 def _kept(session: Session, visit: Visit) -> UUID | None:
@@ -270,69 +288,117 @@ def _kept(session: Session, visit: Visit) -> UUID | None:
 
 
 def deliver(session: Session, wiring: Wiring, delivery_id: UUID, *, deadline: float, now: datetime) -> None:
-    """Sends one delivery, if it is due; calling it again, or twice at once, does no harm. A refused one is buried.
+    """Sends one delivery, if it is to be sent now; calling it again, or twice at once, does no harm.
 
     Args:
-        deadline: seconds that each call to Openfield may take.
+        deadline: seconds that the attempt may take.
+        now: by `deliveries.clock`.
+
+    Raises:
+        deliveries.Busy: there is no room for it now.
     """
-    claim = deliveries.claim(session, wiring.vault, delivery_id, now)
+    limit = wiring.settings.deliveries_at_once
+    claim = deliveries.claim(session, wiring.vault, delivery_id, now, deadline=deadline, limit=limit)
     if claim is None:
-        deliveries.look_again(session, delivery_id, now)
         return
-    refusal = _attempt(session, wiring, claim, deadline, now)
-    if refusal is not None:
-        deliveries.bury(session, claim, now, reason=str(refusal))
+    started = time.monotonic()
+    with logs.about(delivery_id=delivery_id):
+        refusal = _attempt(session, wiring, claim, deadline, now, thanked=True)
+        if refusal is not None:
+            deliveries.bury(session, claim, _later(now, started), reason=str(refusal))
+            wiring.metrics.attempt("buried")
+            log.warning("buried: %s", refusal, extra={"attempt": claim.attempt})
 
 
-def _attempt(session: Session, wiring: Wiring, claim: Claim, deadline: float, now: datetime) -> Rejected | None:
-    """Settles or postpones the claim, unless Openfield refuses it: then it is the caller's to end."""
-    started, retry_after = time.monotonic(), None
+def _attempt(
+    session: Session, wiring: Wiring, claim: Claim, deadline: float, now: datetime, *, thanked: bool
+) -> Rejected | None:
+    """Settles or postpones the claim, unless Openfield refuses it: then it is the caller's to end.
+
+    Args:
+        thanked: the participant has been thanked and has gone.
+    """
+    started = time.monotonic()
     try:
-        if not claim.integration.enabled:
-            raise Unavailable("the integration is switched off")
-        _push(wiring.openfield(claim.integration), claim, deadline)
+        _push(wiring.openfield(claim.integration), claim, started + deadline, thanked=thanked)
     except Rejected as refusal:
+        circuit.recovered(session, claim.integration.id)
+        session.commit()
         return refusal
     except OpenfieldError as failure:
-        reason, retry_after = str(failure), getattr(failure, "retry_after", None)
+        _postpone(session, claim, failure, _later(now, started))
+        wiring.metrics.attempt("postponed")
+        log.info("postponed: %s", failure, extra={"attempt": claim.attempt})
     else:
-        reason = ""
-    ended_at = now + timedelta(seconds=time.monotonic() - started)
-    if reason:
-        deliveries.postpone(session, claim, ended_at, reason=reason, retry_after=retry_after, luck=_luck)
-    else:
-        deliveries.settle(session, claim, ended_at)
+        deliveries.settle(session, claim, _later(now, started))
+        wiring.metrics.attempt("delivered")
+        log.info("delivered", extra={"attempt": claim.attempt})
     return None
 
 
-def _push(client: OpenfieldClient, claim: Claim, deadline: float) -> None:
+def _postpone(session: Session, claim: Claim, failure: OpenfieldError, now: datetime) -> None:
+    """Tells the integration's circuit what the failure means for all, and keeps the delivery for later."""
+    pause, in_doubt = deliveries.backoff(claim.attempt, _luck), False
+    if isinstance(failure, Misconfigured):
+        circuit.misconfigured(session, claim.integration.id, now, str(failure))
+        pause = 0.0  # the circuit's rest is long enough
+    elif isinstance(failure, Unavailable):
+        wait, in_doubt = failure.retry_after or 0.0, failure.maybe_applied
+        pause = max(pause, wait)
+        if not isinstance(failure, NotAsked):
+            circuit.failed(session, claim.integration.id, now, was_probe=claim.is_probe, retry_after=wait, luck=_luck)
+    deliveries.postpone(session, claim, now, reason=str(failure), pause=pause, in_doubt=in_doubt)
+
+
+def _push(client: OpenfieldClient, claim: Claim, ends_at: float, *, thanked: bool) -> None:
+    """Has it in Openfield when it returns.
+
+    Args:
+        ends_at: by `time.monotonic`.
+    """
     data, key = claim.payload, str(claim.delivery_id)
     taken_at = datetime.fromisoformat(data["taken_at"])
     optins = [OptIn(code, taken_at) for code in data["optins"]]
+
+    def lay(record: Record, changes: Mapping[Variable, Value | None], key: str) -> None:
+        changes = {} if claim.superseded else changes
+        client.update(record, changes, optins, data["language"], key=key, deadline=ends_at - time.monotonic())
+
     if claim.operation is Operation.UPDATE:
-        record, changes = Record.from_json(data["record"]), _read_changes(data["changes"])
-        client.update(record, changes, optins, data["language"], key=key, deadline=deadline)
+        lay(Record.from_json(data["record"]), _read_changes(data["changes"]), key)
         return
-    profile = Profile.from_json(data["profile"])
-    try:
-        client.create(profile, optins, data["language"], key=key, deadline=deadline)
-    except AccountExists:
-        account = None if claim.attempt == 1 else _own_account(client, profile, deadline)
-        if account is None:
-            raise
-        client.update(account, dict(profile.items()), optins, data["language"], key=f"{key}-update", deadline=deadline)
+    profile = replace(Profile.from_json(data["profile"]), password=claim.password)
+    account = _own_account(client, profile, ends_at) if claim.in_doubt else None
+    if account is None:
+        try:
+            client.create(profile, optins, data["language"], key=key, deadline=ends_at - time.monotonic())
+        except AccountExists:
+            account = _own_account(client, profile, ends_at) if thanked and not claim.in_doubt else None
+            if account is None:
+                raise
+        else:
+            return
+    changes = dict(profile.items())
+    if optins or not client.holds(account, changes, data["language"]):
+        lay(account, changes, f"{key}-update")
 
 
-def _own_account(client: OpenfieldClient, profile: Profile, deadline: float) -> Record | None:
-    """The account that a repeated Create met, if it is this person's: their password opens it.
+def _own_account(client: OpenfieldClient, profile: Profile, ends_at: float) -> Record | None:
+    """The account that this person's own password opens, if there is one.
 
     It was made by an earlier attempt whose reply was lost, or it is an old one of theirs; either way an Update with
-    what they sent leaves it as they want it, so that nobody needs to know which.
+    what they sent leaves it as they want it, and where it holds all of that already, nothing is left to do.
     """
+    if profile.password is None:
+        return None
     try:
-        return client.authenticate(profile.username or "", profile.password or "", deadline=deadline)
+        return client.authenticate(profile.username or "", profile.password, deadline=ends_at - time.monotonic())
     except InvalidCredentials:
         return None
+
+
+def _later(now: datetime, started: float) -> datetime:
+    return now + timedelta(seconds=time.monotonic() - started)
 
 
 def _changes(before: Profile, after: Profile, asked: Collection[Variable]) -> dict[str, str | None]:

@@ -23,7 +23,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
 from tomlkit.items import Item, Table
 
-from widget import campaigns, models, rules
+from widget import campaigns, circuit, models, rules
 from widget.models import Scope
 from widget.openfield import wire
 from widget.profile import LANGUAGES, Civility, Gender, Variable
@@ -333,6 +333,8 @@ def apply(session: Session, file: SettingsFile) -> Mapping[str, Tally]:
                 tally.created += 1
             elif _change(row, columns):
                 tally.changed += 1
+                if kind == "integration":
+                    circuit.resume(session, row.id)
             else:
                 tally.unchanged += 1
     session.flush()

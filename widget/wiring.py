@@ -5,7 +5,8 @@ Not here: anything that decides. `app`, `jobs` and `cli` make one; verbs are han
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 from widget.config import Settings
 from widget.db import Database
@@ -36,6 +37,12 @@ class Wiring:
             clients=Clients(settings.private_hosts, observe=metrics.call),
             metrics=metrics,
         )
+
+    def for_worker(self, at_once: int) -> Wiring:
+        """The same with clients for a worker of so many deliveries at once: without breakers, since for deliveries
+        `circuit` decides, for all workers alike."""
+        clients = Clients(self.settings.private_hosts, bulkhead=at_once, failures=math.inf, observe=self.metrics.call)
+        return replace(self, clients=clients)
 
     def openfield(self, integration: Integration) -> OpenfieldClient:
         """The client of this integration as it is set now."""

@@ -277,7 +277,7 @@ def failure_of(call: Callable[[], object]) -> OpenfieldError:
 
 def unavailable(call: Callable[[], object]) -> Unavailable:
     error = failure_of(call)
-    assert type(error) is Unavailable, error
+    assert isinstance(error, Unavailable), error
     return error
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
-from widget.openfield.errors import Unavailable
+from widget.openfield.errors import NotAsked
 
 
 class State(StrEnum):
@@ -27,12 +27,12 @@ class Breaker:
     """Safe to use from several threads.
 
     Args:
-        failures: how many in a row open it.
+        failures: how many in a row open it; infinity for never.
         rest: seconds until it lets one call try. A trial that is never reported on is forgotten after as many.
         clock: seconds that only grow.
     """
 
-    def __init__(self, failures: int = 5, rest: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, failures: float = 5, rest: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = failures
         self._rest = rest
         self._clock = clock
@@ -57,13 +57,13 @@ class Breaker:
         """Lets a call through; what it returns goes with the report on it.
 
         Raises:
-            Unavailable: the breaker is open. `retry_after` says for how long.
+            NotAsked: the breaker is open. `retry_after` says for how long.
         """
         with self._lock:
             state = self._state()
             if state is State.OPEN:
                 wait = self._rests_until - self._clock()
-                raise Unavailable("Openfield has been failing, and is given a rest", retry_after=wait)
+                raise NotAsked("Openfield has been failing, and is given a rest", retry_after=wait)
             if state is State.HALF_OPEN:
                 self._rest_again()
             return self._era

@@ -36,6 +36,7 @@ from widget.openfield.errors import (
     AccountLocked,
     InvalidCredentials,
     Misconfigured,
+    NotAsked,
     OpenfieldError,
     Rejected,
     Unavailable,
@@ -308,6 +309,11 @@ class OpenfieldClient:
         """What the record knows, as far as it fits the form's fields. No call is made."""
         return wire.decode(record, self._parameters)
 
+    def holds(self, record: Record, changes: Mapping[Variable, Value | None], language: str) -> bool:
+        """Whether an Update with these changes and no opt-ins would leave the record as it is. No call is made."""
+        laid = wire.lay_over(record, changes, (), language, self._parameters)
+        return bool(laid["Party"] == record.party)
+
     def _get(self, party_id: str, ends_at: float) -> Record:
         def read(document: Any) -> Record:
             record = self._read_record(document)
@@ -346,12 +352,12 @@ class OpenfieldClient:
     def _admit(self, ends_at: float) -> int:
         """Takes a slot, and the breaker's leave."""
         if time.monotonic() >= ends_at:
-            raise Unavailable("no time is left to ask Openfield")
+            raise NotAsked("no time is left to ask Openfield")
         if not self._slots.acquire(blocking=False):
-            raise Unavailable("too many calls to Openfield are under way")
+            raise NotAsked("too many calls to Openfield are under way")
         try:
             return self.breaker.admit()
-        except Unavailable:
+        except NotAsked:
             self._slots.release()
             raise
 
@@ -459,14 +465,24 @@ class Clients:
 
     Args:
         private_hosts: see `guard.check_url`.
+        bulkhead: how many calls each may have under way.
+        failures: how many in a row open each one's breaker; infinity for never.
         capacity: how many are kept.
         observe: see OpenfieldClient.
     """
 
     def __init__(
-        self, private_hosts: Set[str] = frozenset(), *, capacity: int = 64, observe: Observer = _unobserved
+        self,
+        private_hosts: Set[str] = frozenset(),
+        *,
+        bulkhead: int = 8,
+        failures: float = 5,
+        capacity: int = 64,
+        observe: Observer = _unobserved,
     ) -> None:
         self._private_hosts = private_hosts
+        self._bulkhead = bulkhead
+        self._failures = failures
         self._capacity = capacity
         self._observe = observe
         self._lock = threading.Lock()
@@ -478,7 +494,11 @@ class Clients:
             client = self._clients.get(connection)
             if client is None:
                 client = self._clients[connection] = OpenfieldClient(
-                    connection, self._private_hosts, observe=self._observe
+                    connection,
+                    self._private_hosts,
+                    bulkhead=self._bulkhead,
+                    breaker=Breaker(self._failures),
+                    observe=self._observe,
                 )
             self._clients.move_to_end(connection)
             dropped = self._clients.popitem(last=False)[1] if len(self._clients) > self._capacity else None

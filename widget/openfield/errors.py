@@ -2,6 +2,7 @@
 
     OpenfieldError
     ├── Unavailable            try again later; `maybe_applied` when the call may have taken effect all the same
+    │   └── NotAsked           no call was made: this process makes as many as it may, or its breaker is open
     ├── Misconfigured          stop this integration's deliveries and tell an admin
     ├── InvalidCredentials     ask the participant again
     ├── AccountLocked          the participant waits, or resets the password
@@ -33,6 +34,10 @@ class Unavailable(OpenfieldError):
         super().__init__(reason)
         self.retry_after = retry_after
         self.maybe_applied = maybe_applied
+
+
+class NotAsked(Unavailable):
+    """No call was made, so that it says little about Openfield: too many are under way here, or the breaker is open."""
 
 
 class Misconfigured(OpenfieldError):
