@@ -9,9 +9,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from widget import cli
 from widget.config import Settings
-from widget.web import context, i18n, pages, security
+from widget.web import context, i18n, pages, security, status
 from widget.web.embed import embed
-from widget.web.status import status
 from widget.wiring import Wiring
 
 
@@ -26,10 +25,11 @@ def create_app(settings: Settings) -> Flask:
     context.init_app(app, Wiring.of(settings))
     security.init_app(app)
     i18n.init_app(app)
+    status.init_app(app, trusting=settings.proxy_hops > 0)
 
     app.register_blueprint(pages.pages)
     app.register_blueprint(embed)
-    app.register_blueprint(status)
+    app.register_blueprint(status.status)
     app.register_error_handler(security.FromElsewhere, pages.from_elsewhere)
     app.register_error_handler(HTTPException, pages.http_error)
     for failure in (exc.OperationalError, exc.TimeoutError):

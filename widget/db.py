@@ -13,8 +13,10 @@ from __future__ import annotations
 import atexit
 import logging
 import time
-from threading import Event, RLock
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Event, Lock, RLock, Thread
+from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_url, text
@@ -39,7 +41,13 @@ for takes nearly as long; what may is `unhurried`. The queue's own connections h
 TCP = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 15_000}
 """When a server that fell silent is taken for dead (libpq; seconds, the last one milliseconds)."""
 
+_T = TypeVar("_T")
+
 logger = logging.getLogger(__name__)
+
+
+class NoAnswer(Exception):
+    """The database did not answer, or not in time."""
 
 
 class Database:
@@ -54,6 +62,8 @@ class Database:
         self._lock = RLock()
         self._started = False
         self._engine: Engine | None = None
+        self._asking = Lock()
+        self._asked: dict[Callable[[Database], Any], Future[Any]] = {}
 
     @property
     def conninfo(self) -> str:
@@ -97,14 +107,25 @@ class Database:
         """A new session; what it read stays readable after a commit."""
         return Session(self.engine, expire_on_commit=False)
 
-    def answers(self) -> bool:
-        """Whether a query gets through now; False takes a few seconds at most."""
+    def ask(self, question: Callable[[Database], _T]) -> _T:
+        """What the question returns or raises, for who must not hang whatever the database does.
+
+        However many ask the same at once, it is put once: a database that is silent is not given all connections.
+
+        Raises:
+            NoAnswer: after PATIENCE at most.
+        """
+        with self._asking:
+            answer = self._asked.get(question)
+            if answer is None or answer.done():
+                answer = Future()
+                Thread(target=self._put, args=(question, answer), daemon=True).start()
+                self._asked[question] = answer
         try:
-            with self.engine.connect() as connection:
-                connection.execute(text("SELECT 1"))
-        except (SQLAlchemyError, PostgresFailed):
-            return False
-        return True
+            found: _T = answer.result(PATIENCE)
+        except (TimeoutError, SQLAlchemyError, PostgresFailed) as error:
+            raise NoAnswer from error
+        return found
 
     def revive(self) -> bool:
         """Makes sure that the embedded server runs: it is started again if it died, unless `close` has been called.
@@ -127,6 +148,12 @@ class Database:
                 self._embedded.stop()
             except PostgresFailed as error:
                 logger.error("%s", error)
+
+    def _put(self, question: Callable[[Database], Any], answer: Future[Any]) -> None:
+        try:
+            answer.set_result(question(self))
+        except Exception as error:  # noqa: BLE001 - a thread has nobody to raise it to; who asked is told
+            answer.set_exception(error)
 
     def _connect(self, dialect: Dialect, _record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
         """Connects to the embedded server, and starts it again if it died. For SQLAlchemy's `do_connect`."""

@@ -88,8 +88,8 @@ def run_demo(wiring: Wiring, port: int) -> None:
         stack.enter_context(serving(create_site(addresses), port=int(_port(addresses.site))))
         parts = stack.enter_context(_Parts(events, _variables(wiring, addresses)))
         parts.start("sandbox", "sandbox", "--port", _port(addresses.sandbox))
-        parts.start("widget", "serve", "--workers", "2", "--port", _port(addresses.widget))
-        parts.start("worker", "worker")
+        parts.start("widget", "serve", "--workers", "2", "--log", "words", "--port", _port(addresses.widget))
+        parts.start("worker", "worker", "--log", "words")
         try:
             for url in (addresses.sandbox, f"{addresses.widget}/readyz", addresses.site):
                 _wait_for(url, events)

@@ -41,6 +41,9 @@ requests = logging.getLogger("widget.requests")
 security = logging.getLogger("widget.security")
 """Has what somebody may want to be alerted of: refused posts, log-ins and handles."""
 
+UNSAID = ("time", "level", "logger", "request_id", "traceback")
+"""What is not among a line's words."""
+
 DEEPEST = 40
 """How many calls a traceback shows: the innermost."""
 
@@ -124,7 +127,7 @@ def _way_of(error: BaseException) -> Iterator[str]:
 
 
 def _in_words(_: object, __: str, line: EventDict) -> str:
-    fields = {name: value for name, value in line.items() if name not in ("time", "level", "logger", "traceback")}
+    fields = {name: value for name, value in line.items() if name not in UNSAID}
     words = [str(fields.pop("message")), *(f"{name}={value}" for name, value in fields.items())]
     if line["level"] != "info":
         words.insert(0, f"{str(line['level']).upper()}:")

@@ -13,6 +13,7 @@ Not here: who asks (`web.status`), and how the outbox stands (`deliveries.health
 from __future__ import annotations
 
 import fcntl
+import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -171,16 +172,19 @@ def share(folder: Path) -> None:
     """From now on this process, and those that it starts, count into files in the folder. Before the first count.
 
     Raises:
-        BadEnvironment: the folder cannot be made or written.
+        BadEnvironment: the folder cannot be made.
     """
     config.share_metrics(folder)
     with _files(folder, fcntl.LOCK_EX):
-        for file in folder.glob("*.db"):
-            kind, _, number = file.stem.rpartition("_")
-            if number.isdecimal() and not psutil.pid_exists(int(number)):
-                with suppress(RuntimeError, ValueError, struct.error):  # it was killed while it wrote: lost
-                    _add(file, folder / f"{kind}_{ENDED}.db")
-                file.unlink()
+        totals: dict[str, dict[str, float]] = {}
+        for file in [each for each in folder.glob("*.db") if _has_ended(each)]:
+            kind, _ = _kind_and_number(file)
+            total = totals.setdefault(kind, {})
+            for key, value in _read(file).items():
+                total[key] = total.get(key, 0.0) + value
+            file.unlink()
+        for kind, total in totals.items():
+            _write(folder / f"{kind}_{ENDED}.db", total)
 
 
 @contextmanager
@@ -191,12 +195,32 @@ def _files(folder: Path, lock: int) -> Iterator[None]:
         yield
 
 
-def _add(file: Path, to: Path) -> None:
+def _kind_and_number(file: Path) -> tuple[str, str]:
+    kind, _, number = file.stem.rpartition("_")
+    return kind, number
+
+
+def _has_ended(file: Path) -> bool:
+    """Whether nobody counts into it any more."""
+    _, number = _kind_and_number(file)
+    return number == ENDED or (number.isdecimal() and not psutil.pid_exists(int(number)))
+
+
+def _read(file: Path) -> dict[str, float]:
+    """What was counted, by prometheus-client's key; nothing when the file is broken: the machine may have crashed."""
     from prometheus_client.mmap_dict import MmapedDict
 
-    found = list(MmapedDict.read_all_values_from_file(file))  # type: ignore[no-untyped-call]
-    total = MmapedDict(to)  # type: ignore[no-untyped-call]
-    for key, value, *_ in found:
-        before, _ = total.read_value(key)  # type: ignore[no-untyped-call]
-        total.write_value(key, before + value, 0.0)  # type: ignore[no-untyped-call]
-    total.close()  # type: ignore[no-untyped-call]
+    try:
+        found = {key: value for key, value, *_ in MmapedDict.read_all_values_from_file(file)}  # type: ignore[no-untyped-call]
+        return found if all(json.loads(key) for key in found) else {}
+    except (RuntimeError, ValueError, struct.error):
+        return {}
+
+
+def _write(file: Path, total: Mapping[str, float]) -> None:
+    from prometheus_client.mmap_dict import MmapedDict
+
+    written = MmapedDict(file)  # type: ignore[no-untyped-call]
+    for key, value in total.items():
+        written.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
+    written.close()  # type: ignore[no-untyped-call]

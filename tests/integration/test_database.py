@@ -25,7 +25,7 @@ from sqlalchemy.exc import OperationalError
 from tests.processes import postmaster, remove
 from widget import migrations, postgres
 from widget.config import Settings
-from widget.db import Database
+from widget.db import Database, NoAnswer
 from widget.models import Base
 from widget.postgres import Postgres, PostgresFailed
 
@@ -283,8 +283,9 @@ def test_a_server_that_cannot_start_says_why(instance: Path) -> None:
 
 def test_a_database_that_is_not_there_does_not_answer(settings: Settings, database: Database) -> None:
     nobody = Database(replace(settings, database_url="postgresql://127.0.0.1:1/nothing"))
-    assert not nobody.answers()
-    assert database.answers()
+    with pytest.raises(NoAnswer):
+        nobody.ask(migrations.current)
+    assert database.ask(migrations.current) is not None
     nobody.close()
 
 

@@ -6,6 +6,7 @@ Not here: what the tables hold (`models`). The queue's tables are Procrastinate'
 from __future__ import annotations
 
 import io
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -26,14 +27,15 @@ class NotUpToDate(Exception):
 
 
 def upgrade(database: Database) -> None:
-    """Brings the tables up to the newest revision, all of it or nothing.
+    """Brings the tables up to the newest revision, all of it or nothing; those of a newer version are left alone.
 
     When several processes do it at once, one does the work and the others wait for it.
     """
     with database.engine.begin() as connection:
         unhurried(connection)
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        command.upgrade(_config(connection), "head")
+        if _is_older(MigrationContext.configure(connection).get_current_revision()):
+            command.upgrade(_config(connection), "head")
 
 
 def current(database: Database) -> str | None:
@@ -43,14 +45,17 @@ def current(database: Database) -> str | None:
 
 
 def require_newest(database: Database) -> None:
-    """Cheap enough for every start.
+    """Cheap enough for every start, and to ask every few seconds.
+
+    A newer version's tables will do: every revision leaves the version before able to work, so that an upgrade can
+    migrate while that still runs.
 
     Raises:
-        NotUpToDate: the tables are at another revision than this version's newest.
+        NotUpToDate: the tables are at an older revision than this version's newest.
     """
-    found, newest = current(database), ScriptDirectory.from_config(_config()).get_current_head()
-    if found != newest:
-        raise NotUpToDate(f"the tables are at revision {found}, not {newest}: run `flask db upgrade`")
+    found = current(database)
+    if _is_older(found):
+        raise NotUpToDate(f"the tables are at revision {found}, not {_newest()}: run `flask db upgrade`")
 
 
 def check(database: Database) -> None:
@@ -74,8 +79,17 @@ def write_revision(database: Database, message: str) -> None:
 
 
 def _next_id() -> str:
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    return f"{int(head or '0') + 1:04d}"
+    return f"{int(_newest()) + 1:04d}"
+
+
+def _is_older(revision: str | None) -> bool:
+    """Than this version needs. Revisions are numbers of four digits."""
+    return (revision or "") < _newest()
+
+
+@cache
+def _newest() -> str:
+    return ScriptDirectory.from_config(_config()).get_current_head() or "0000"
 
 
 def _config(connection: Connection | None = None) -> Config:

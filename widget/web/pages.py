@@ -8,6 +8,7 @@ Not here: what a post does (`participation`), what the form asks (`forms`), head
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from widget import campaigns, participation, visits
+from widget import campaigns, logs, participation, visits
 from widget.campaigns import Opening
 from widget.models import Campaign, Entrance, Visit
 from widget.participation import LoggedIn, NotLoggedIn, Obstacle, Taken
@@ -32,6 +33,7 @@ from widget.web.forms import CampaignForm, LoginForm, campaign_form
 from widget.web.security import FromElsewhere
 
 pages = Blueprint("pages", __name__, url_prefix="/c/<campaign>")
+log = logging.getLogger(__name__)
 
 FRESH = timedelta(minutes=1)
 """How long a cache may keep the first screen."""
@@ -67,7 +69,7 @@ def find_campaign(_: str | None, values: dict[str, Any] | None) -> None:
     campaign = campaigns.find(session(), values.pop("campaign")) if values else None
     g.campaign = campaign
     if campaign is not None:
-        g.language = campaign.language
+        g.slug, g.language = campaign.slug, campaign.language
         security.may_embed(campaign.website.origins)
 
 
@@ -203,6 +205,7 @@ def _logged_in(outcome: LoggedIn, token: str) -> Response:
 
 
 def _not_logged_in(form: LoginForm, outcome: NotLoggedIn, token: str) -> Response:
+    logs.security.info("refused a log-in", extra={"reason": outcome.obstacle})
     minutes = max(1, math.ceil(outcome.wait / 60))
     match outcome.obstacle:
         case Obstacle.WRONG:
@@ -312,6 +315,7 @@ def _sentence(variable: Variable, *, exists: bool) -> str:
 
 def _spent(visit: Visit) -> Response:
     """A handle comes back with another body: an old page, the back button, a second tab."""
+    logs.security.info("refused a handle", extra={"reason": "spent"})
     if participation.has_taken_part(session(), visit):
         return _notice(
             409,
@@ -331,6 +335,7 @@ def _spent(visit: Visit) -> Response:
 
 
 def _expired(entrance: Entrance | None) -> Response:
+    logs.security.info("refused a handle", extra={"reason": "expired or unknown"})
     problem = Problem(
         gettext("You were away for a while"),
         gettext("To keep your data safe, this page stopped waiting. What you typed is kept: go on from here."),
@@ -489,8 +494,9 @@ def http_error(error: HTTPException) -> Response | HTTPException:
     return _notice(code, heading, text, *_way_on())
 
 
-def overloaded(_: Exception) -> Response:
+def overloaded(error: Exception) -> Response:
     """The database has no room, or does not answer."""
+    log.warning("no answer from the database", exc_info=error)
     response = _notice(
         503,
         gettext("Too much is going on right now"),

@@ -14,6 +14,7 @@ from flask import Flask, Response, g, request
 from markupsafe import Markup
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from widget import logs
 from widget.web.context import STATIC, wiring
 
 INLINE_STYLES = ("widget.css",)
@@ -65,6 +66,7 @@ def check_post() -> None:
     site = request.headers.get("Sec-Fetch-Site")
     ours = site == "same-origin" if site else request.headers.get("Origin") in _own_origins()
     if not ours:
+        logs.security.warning("refused a post from elsewhere")
         raise FromElsewhere
     if sum(1 for _ in request.form.items(multi=True)) > MAX_FIELDS:
         raise RequestEntityTooLarge
