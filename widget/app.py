@@ -9,6 +9,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from widget import cli
 from widget.config import Settings
+from widget.postgres import PostgresFailed
 from widget.web import context, i18n, pages, security, status
 from widget.web.embed import embed
 from widget.wiring import Wiring
@@ -32,7 +33,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(status.status)
     app.register_error_handler(security.FromElsewhere, pages.from_elsewhere)
     app.register_error_handler(HTTPException, pages.http_error)
-    for failure in (exc.OperationalError, exc.TimeoutError):
+    for failure in (exc.OperationalError, exc.InternalError, exc.InterfaceError, exc.TimeoutError, PostgresFailed):
         app.register_error_handler(failure, pages.overloaded)
 
     cli.init_app(app)

@@ -67,6 +67,7 @@ class Problem:
 def find_campaign(_: str | None, values: dict[str, Any] | None) -> None:
     """Puts the campaign in `g`, and with it the language and the sites that may embed."""
     campaign = campaigns.find(session(), values.pop("campaign")) if values else None
+    session().expunge_all()  # whatever happens to the database from now on, there is a page that says so
     g.campaign = campaign
     if campaign is not None:
         g.slug, g.language = campaign.slug, campaign.language
@@ -158,11 +159,11 @@ def submit() -> Response:
         case Ours(visit):
             try:
                 response = _take_part(visit)
+                visits.remember(opened, vault, visit.id, [response.status_code, response.get_data(as_text=True)])
             except Exception:
                 opened.rollback()
                 visits.abandon(opened, visit.id, now())
                 raise
-            visits.remember(opened, vault, visit.id, [response.status_code, response.get_data(as_text=True)])
             return response
         case Repeated([status, html]):
             return make_response(html, status)
