@@ -136,6 +136,8 @@ def log_in(
     buckets = _login_buckets(wiring.vault, campaign, integration, username, address)
     waits = {name: throttle.take(session, key, limit, now) for name, (key, limit) in buckets.items()}
     session.commit()
+    if throttled := [name for name, wait in waits.items() if wait]:
+        logs.security.warning("throttled a log-in", extra={"by": " ".join(throttled)})
     if wait := max(waits["address"], waits["campaign"]):
         return NotLoggedIn(Obstacle.TOO_MANY_TRIES, wait)
     client = wiring.openfield(integration)
