@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.orm import Session, joinedload
 
 from widget import circuit
+from widget.circuit import Circuit
 from widget.deliveries import DEAD_AFTER, is_open, literally
 from widget.models import Campaign, Delivery, DeliveryState, Integration, Participation
 
@@ -31,13 +32,15 @@ class Health:
         backlog: how many, by the integration's name and the state; of waiting, sending and buried.
         oldest: seconds since the oldest open one was taken; 0.0 when none is open.
         circuits: how each integration's deliveries fare, by its name.
+        troubles: what has to be mended before those of a paused integration go on, by its name.
         workers: how many are alive.
         heartbeat: seconds since the youngest sign of life of a worker; None when there never was one.
     """
 
     backlog: Mapping[tuple[str, str], int]
     oldest: float
-    circuits: Mapping[str, str]
+    circuits: Mapping[str, Circuit]
+    troubles: Mapping[str, str]
     workers: int
     heartbeat: float | None
 
@@ -62,38 +65,33 @@ def health(session: Session, now: datetime) -> Health:
             )
         },
         oldest=max((now - oldest).total_seconds(), 0.0) if oldest else 0.0,
-        circuits={integration.name: circuit.state(integration).value for integration in integrations},
+        circuits={integration.name: circuit.state(integration) for integration in integrations},
+        troubles={integration.name: integration.trouble for integration in integrations if integration.trouble},
         workers=alive,
         heartbeat=None if heartbeat is None else max((now - heartbeat).total_seconds(), 0.0),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """How many deliveries of a campaign are in a state."""
-
-    campaign: str
-    state: DeliveryState
-    count: int
-
-
-def tally(session: Session) -> list[Tally]:
-    """All deliveries, by campaign and state. Counts every row: for a person, not for each minute."""
+def tally(session: Session) -> Mapping[str, Mapping[DeliveryState, int]]:
+    """How many deliveries, by campaign and state. Counts every row: for a person, not for each minute."""
     statement = (
         select(Campaign.slug, Delivery.state, func.count())
         .select_from(Delivery)
         .join(Participation)
         .join(Campaign)
         .group_by(Campaign.slug, Delivery.state)
-        .order_by(Campaign.slug, Delivery.state)
+        .order_by(Campaign.slug)
     )
-    return [Tally(*row) for row in session.execute(statement)]
+    counts: dict[str, dict[DeliveryState, int]] = {}
+    for slug, state, count in session.execute(statement):
+        counts.setdefault(slug, {})[state] = count
+    return counts
 
 
 def of(
     *,
     ids: Iterable[UUID] = (),
-    state: DeliveryState | None = None,
+    state: str | None = None,
     campaign: str | None = None,
 ) -> list[ColumnElement[bool]]:
     """Conditions for `found` and `retry`: all that is given must hold.
@@ -106,7 +104,7 @@ def of(
     if ids := list(ids):
         conditions.append(Delivery.id.in_(ids))
     if state is not None:
-        conditions.append(Delivery.state == literally(state))
+        conditions.append(Delivery.state == literally(DeliveryState(state)))
     if campaign is not None:
         mine = select(Participation.id).join(Campaign).where(Campaign.slug == campaign)
         conditions.append(Delivery.participation_id.in_(mine))

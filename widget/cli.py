@@ -1,4 +1,4 @@
-"""`flask serve | worker | sandbox | demo | db | config`: the product's commands.
+"""`flask serve | worker | sandbox | demo | db | config | deliveries`: the product's commands.
 
 Not here: what they do. Each command reads its options, calls one verb, and says what came of it; a command's imports
 are its own, so that none waits for another's.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import click
 from flask import Flask, current_app
@@ -21,9 +23,12 @@ from sqlalchemy.exc import OperationalError
 
 from widget import logs, metrics, migrations
 from widget.config import BadEnvironment
+from widget.models import DeliveryState, Operation
 from widget.postgres import PostgresFailed
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from widget.wiring import Wiring
 
 CONNECTIONS = 1024
@@ -39,7 +44,7 @@ SETTINGS = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Pa
 
 def init_app(app: Flask) -> None:
     """Adds the commands."""
-    for command in (serve, worker, sandbox, demo, db, config):
+    for command in (serve, worker, sandbox, demo, db, config, deliveries):
         app.cli.add_command(command)
 
 
@@ -261,3 +266,139 @@ def _problems_of(file: Path) -> Iterator[None]:
         for problem in wrong.problems:
             click.echo(f"{file}:{problem.line}: {problem.place}: {problem.reason}", err=True)
         raise click.exceptions.Exit(1) from None
+
+
+# The outbox -------------------------------------------------------------------------------------------------------
+
+
+deliveries = AppGroup("deliveries", help="What is to reach Openfield, and how far it has come.")
+
+by_state = click.option("--state", type=click.Choice([state.value for state in DeliveryState]), help="Those in it.")
+by_campaign = click.option("--campaign", metavar="SLUG", help="Those of this campaign.")
+
+
+@contextmanager
+def _outbox() -> Iterator[tuple[Session, datetime]]:
+    """A session, and the time by the database's clock."""
+    from widget.deliveries import clock
+
+    with _plainly() as wiring:
+        migrations.require_newest(wiring.database)
+        with wiring.database.session() as session:
+            yield session, clock(session)
+
+
+@deliveries.command("list")
+@by_state
+@by_campaign
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
+def list_deliveries(state: str | None, campaign: str | None, limit: int) -> None:
+    """List deliveries, the newest first."""
+    from widget import backlog
+
+    with _outbox() as (session, _):
+        found = backlog.found(session, *backlog.of(state=state, campaign=campaign), limit=limit + 1)
+    _tell_table(
+        ("id", "state", "what", "taken at", "tried", "campaign", "why"),
+        [
+            (
+                each.id, each.state, each.operation, _time(each.created_at), each.attempts,
+                each.participation.campaign.slug, each.reason or "",
+            )
+            for each in found[:limit]
+        ],
+    )  # fmt: skip
+    if len(found) > limit:
+        click.echo(f"There are more than {limit}: see --limit.", err=True)
+
+
+@deliveries.command("show")
+@click.argument("delivery_id", type=click.UUID)
+def show_delivery(delivery_id: UUID) -> None:
+    """Show how far one delivery has come, and nothing of what is in it."""
+    from widget import backlog
+
+    with _outbox() as (session, _):
+        found = backlog.found(session, *backlog.of(ids=[delivery_id]), limit=1)
+    if not found:
+        raise click.ClickException(f"there is no delivery {delivery_id}")
+    delivery = found[0]
+    waits = {DeliveryState.WAITING: "due at", DeliveryState.SENDING: "leased until"}.get(delivery.state)
+    notes = {
+        "an earlier attempt may have taken effect": delivery.in_doubt and waits,
+        "a later one of the same person is in Openfield already": delivery.superseded,
+        "its password is no longer kept": delivery.state is DeliveryState.BURIED
+        and delivery.operation is Operation.CREATE
+        and delivery.sealed_password is None,
+    }
+    rows: list[tuple[str, object]] = [
+        ("state", delivery.state),
+        ("why", delivery.reason),
+        ("what", delivery.operation),
+        ("campaign", delivery.participation.campaign.slug),
+        ("integration", delivery.integration.name),
+        ("taken at", _time(delivery.created_at)),
+        ("tried", f"{delivery.attempts} times" + (f", {delivery.crashes} broke off" if delivery.crashes else "")),
+        (waits or "settled at", _time(delivery.due_at if waits else delivery.settled_at)),
+        ("gives up at", _time(delivery.give_up_at) if waits else None),
+        *(("note", note) for note, holds in notes.items() if holds),
+    ]
+    for name, value in rows:
+        if value is not None:
+            click.echo(f"{name:<13}{value}")
+
+
+@deliveries.command("retry")
+@click.argument("ids", type=click.UUID, nargs=-1)
+@by_state
+@by_campaign
+@click.option("--all", "everything", is_flag=True, help="All that wait or are buried.")
+def retry_deliveries(ids: tuple[UUID, ...], state: str | None, campaign: str | None, everything: bool) -> None:
+    """Try again now what waits or is buried: by id, by state, by campaign, or all.
+
+    An integration whose deliveries rest or are paused goes on at once.
+    """
+    from widget import backlog
+    from widget.deliveries import retry
+
+    if not (ids or state or campaign or everything):
+        raise click.UsageError("Say which: ids, --state, --campaign or --all.")
+    with _outbox() as (session, now):
+        count = retry(session, now, *backlog.of(ids=ids, state=state, campaign=campaign))
+    click.echo(f"{count} will be tried again now.")
+    if missed := len(set(ids)) - count if ids else 0:
+        raise click.ClickException(f"{missed} of those named do not wait and are not buried")
+
+
+@deliveries.command("stats")
+def show_stats() -> None:
+    """Count deliveries by campaign and state; say how integrations and workers fare."""
+    from widget import backlog
+
+    with _outbox() as (session, now):
+        health, counts = backlog.health(session, now), backlog.tally(session)
+    _tell_table(
+        ("campaign", *DeliveryState),
+        [(slug, *(row.get(each, 0) for each in DeliveryState)) for slug, row in counts.items()],
+    )
+    click.echo()
+    _tell_table(
+        ("integration", "deliveries are", "why"),
+        [(name, circuit, health.troubles.get(name, "")) for name, circuit in health.circuits.items()],
+    )
+    click.echo()
+    if health.oldest:
+        click.echo(f"The oldest that is open was taken {timedelta(seconds=round(health.oldest))} ago.")
+    click.echo(f"Workers alive: {health.workers}")
+
+
+def _time(time: datetime | None) -> str:
+    return "" if time is None else f"{time:%Y-%m-%d %H:%M:%S}Z"
+
+
+def _tell_table(heads: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
+    """As wide as it needs to be: for `grep` and `cut` too."""
+    lines = [[str(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(heads))]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -284,7 +284,7 @@ class Delivery(Base):
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    number: Mapped[int] = mapped_column(BigInteger, Identity(always=True))
+    number: Mapped[int] = mapped_column(BigInteger, Identity(always=True), unique=True)
     """Grows; between two deliveries of one person it says which came first."""
     participation_id: Mapped[UUID] = mapped_column(ForeignKey("participation.id", ondelete="CASCADE"), unique=True)
     integration_id: Mapped[int] = mapped_column(ForeignKey("integration.id"))
