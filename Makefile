@@ -8,13 +8,14 @@ CATALOGUES := $(patsubst %.po,%.mo,$(wildcard widget/translations/*/LC_MESSAGES/
 MAKEFLAGS += --no-print-directory
 
 .DELETE_ON_ERROR:
-.PHONY: help run install test check format lock browser
+.PHONY: help run install test check chaos format lock browser
 
 help:
 	@echo "make run      the widget, a sandbox Openfield and a campaign site that embeds it, until Ctrl-C"
 	@echo "make install  .venv with everything, for developers"
 	@echo "make test     all tests; make test ARGS='-k signup' runs some"
 	@echo "make check    what CI runs: format, lint, types, imports, tests"
+	@echo "make chaos    kills everything while 10,000 take part, and looks what came of it; ARGS='--seed 7' repeats a plan"
 	@echo "make format   puts the code in form"
 	@echo "make lock     pins the newest versions that pyproject.toml allows"
 
@@ -32,6 +33,9 @@ check: install
 	@$(IN_VENV) mypy
 	@.venv/bin/lint-imports --no-logo
 	@$(MAKE) test
+
+chaos: install
+	@$(IN_VENV) tests.faults.chaos $(ARGS)
 
 format: install
 	@$(IN_VENV) ruff check --fix-only

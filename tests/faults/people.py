@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from random import Random
@@ -233,6 +233,10 @@ def _typed(submission: Submission) -> dict[str, str]:
     return {VARIABLES[path]: value for path, value in submission.sent.items()}
 
 
+WAITS = (0.5, 1, 2, 4, 8, 16, 32)
+"""Seconds before each try of somebody who comes back: what they sent before may still be on its way."""
+
+
 class Life:
     """What one person does, as the dice have it: nearly everybody signs up once; a fifth come back several times.
 
@@ -251,34 +255,15 @@ class Life:
         self.visits = [dice.random() < 0.2 for _ in range(visits)]
         """For each time that they come back: whether they change their e-mail address."""
 
-    def live(self, person: Person) -> None:
-        """Does it all, one after the other; ends early when the person's `over` is set."""
-        if not self._sign_up(person):
-            return
-        for new_email in self.visits:
-            if not self._come_back(person, new_email=new_email):
-                return
-
-    def _sign_up(self, person: Person) -> bool:
-        submission = None
-        while submission is None and not person.over.is_set():
-            submission = person.sign_up(patient=self.patient, twice=self.double_clicks)
-            if submission is None:
-                person.over.wait(1.0)
-        if submission is None:
-            return False
+    def live(self, person: Person) -> Iterator[float]:
+        """Does it all, one after the other; gives how many seconds they do nothing now."""
+        while (submission := person.sign_up(patient=self.patient, twice=self.double_clicks)) is None:
+            yield 1.0
         told = submission.outcome
         if (told is Outcome.UNKNOWN and self.starts_over) or (told is Outcome.ACKNOWLEDGED and self.impatient):
             person.sign_up(patient=self.patient)
-        return True
-
-    def _come_back(self, person: Person, *, new_email: bool) -> bool:
-        """Tries to log in for a while: what they sent before may still be on its way."""
-        pause = 0.5
-        while not person.over.wait(pause):
-            if person.come_back(new_email=new_email, patient=self.patient, twice=self.double_clicks):
-                return True
-            pause *= 2
-            if pause > 40:
-                return False
-        return False
+        for new_email in self.visits:
+            for pause in WAITS:
+                yield pause
+                if person.come_back(new_email=new_email, patient=self.patient, twice=self.double_clicks):
+                    break

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_urlsafe
 from types import TracebackType
 from typing import Any, Self
 
@@ -143,14 +144,19 @@ class Stage:
     """Everything, running, with one campaign. Leaving the context ends it and deletes its folder.
 
     Args:
+        embedded: PostgreSQL is the product's, which starts it again when it has died; else it is a server of its own to
+            the product, and only the stage starts it.
         ignore_idempotency: Openfield takes no notice of Idempotency-Key.
         workers: how many `flask worker` there are.
-        keep: leave the folder, to look at what the parts said.
+        keep: leave the folder, with the database and what the parts said.
     """
 
-    def __init__(self, *, ignore_idempotency: bool = False, workers: int = 1, keep: bool = False) -> None:
+    def __init__(
+        self, *, embedded: bool = False, ignore_idempotency: bool = False, workers: int = 1, keep: bool = False
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="widget-stage-"))
         self._keep = keep
+        self._embedded = embedded
         self._instance = self.folder / "instance"
         self._postgres = Postgres(self._instance)
         self._sandbox_port, web_port = free_port(), free_port()
@@ -161,6 +167,7 @@ class Stage:
             "WIDGET_INSTANCE": str(self._instance),
             "WIDGET_PUBLIC_URL": self.url,
             "WIDGET_OPENFIELD_PRIVATE_HOSTS": f"127.0.0.1:{self._sandbox_port}",
+            "WIDGET_SECRET_KEY": token_urlsafe(48),
             "WIDGET_ENCRYPTION_KEYS": Fernet.generate_key().decode(),
             "WIDGET_PROXY_HOPS": "1",
         }
@@ -185,6 +192,8 @@ class Stage:
     def __enter__(self) -> Self:
         try:
             self.conninfo = self._postgres.start()
+            if not self._embedded:
+                self.environment["WIDGET_DATABASE_URL"] = self.conninfo
             self.sandbox.start()
             self._run("db", "upgrade")
             self.set_integration()
@@ -206,9 +215,7 @@ class Stage:
         self.openfield.close()
         self.kill_postgres()
         self._postgres.stop()
-        if self._keep:
-            shutil.rmtree((self._instance / "postgres").resolve(), ignore_errors=True)
-        else:
+        if not self._keep:
             remove(self._instance)
             shutil.rmtree(self.folder, ignore_errors=True)
 
