@@ -26,8 +26,8 @@ class NotUpToDate(Exception):
     """The tables are not as this version needs them; the message says what to do."""
 
 
-def upgrade(database: Database) -> None:
-    """Brings the tables up to the newest revision, all of it or nothing; those of a newer version are left alone.
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Brings the tables up to a revision, all of it or nothing; those of a newer version are left alone.
 
     When several processes do it at once, one does the work and the others wait for it.
     """
@@ -35,7 +35,7 @@ def upgrade(database: Database) -> None:
         unhurried(connection)
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         if _is_older(MigrationContext.configure(connection).get_current_revision()):
-            command.upgrade(_config(connection), "head")
+            command.upgrade(_config(connection), revision)
 
 
 def current(database: Database) -> str | None:

@@ -26,9 +26,8 @@ def upgrade() -> None:
     )
     op.alter_column("delivery", "number", nullable=False)
     op.execute("ALTER TABLE delivery ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY")
-    op.execute(
-        "SELECT setval(pg_get_serial_sequence('delivery', 'number'), coalesce(max(number), 0) + 1) FROM delivery"
-    )
+    op.execute("SELECT setval(pg_get_serial_sequence('delivery', 'number'), count(*) + 1, false) FROM delivery")
+    op.create_unique_constraint("uq_delivery_number", "delivery", ["number"])
 
     op.add_column("delivery", sa.Column("person_hashes", postgresql.ARRAY(sa.LargeBinary()), nullable=True))
     op.add_column("delivery", sa.Column("give_up_at", sa.DateTime(timezone=True), nullable=True))
