@@ -139,6 +139,11 @@ class Openfield(Sandbox):
         changes: list[dict[str, Any]] = self._ask("GET", "changes")
         return changes
 
+    def faults(self) -> list[dict[str, Any]]:
+        """Those that no call has met yet, or that stay."""
+        faults: list[dict[str, Any]] = self._ask("GET", "faults")
+        return faults
+
 
 class Stage:
     """Everything, running, with one campaign. Leaving the context ends it and deletes its folder.
@@ -281,6 +286,11 @@ class Stage:
         with self.database() as connection, connection.transaction():
             connection.execute("LOCK TABLE delivery IN SHARE ROW EXCLUSIVE MODE")
             yield
+
+    def let_time_pass(self) -> None:
+        """Leases and pauses end now, and who had a post to answer and has not is taken for dead."""
+        self.change("UPDATE delivery SET due_at = now() WHERE state IN ('waiting', 'sending')")
+        self.change("UPDATE visit SET used_at = used_at - interval '1 minute'")
 
     def waits_for_a_lock(self) -> bool:
         """Whether a process of the product waits for somebody else's lock."""
