@@ -100,15 +100,14 @@ class Metrics:
             health: how the outbox stands; None when the database doesn't answer.
         """
         from prometheus_client import CollectorRegistry, generate_latest
-        from prometheus_client.multiprocess import MultiProcessCollector
 
-        outbox = CollectorRegistry(auto_describe=False)
+        outbox = CollectorRegistry()
         outbox.register(_Outbox(health))
         folder = config.shared_metrics()
         if folder is None:
             return generate_latest(self._made().registry) + generate_latest(outbox)
         counted = CollectorRegistry()
-        MultiProcessCollector(counted, str(folder))  # type: ignore[no-untyped-call]
+        counted.register(_Counted(folder))
         with _files(folder, fcntl.LOCK_SH):
             return generate_latest(counted) + generate_latest(outbox)
 
@@ -185,6 +184,20 @@ def share(folder: Path) -> None:
             file.unlink()
         for kind, total in totals.items():
             _write(folder / f"{kind}_{ENDED}.db", total)
+
+
+class _Counted:
+    """What the processes have counted, all in all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        """For a registry."""
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        files = [str(file) for file in self._folder.glob("*.db") if file.stat().st_size]  # one is empty when it is made
+        return MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call,no-any-return]
 
 
 @contextmanager

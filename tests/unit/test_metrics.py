@@ -169,6 +169,16 @@ def test_a_file_that_a_crash_of_the_machine_broke_is_left_out(folder: Path, name
     assert not (folder / "counter_4999999.db").exists()
 
 
+def test_a_file_that_is_just_being_made_is_no_obstacle(folder: Path) -> None:
+    one = Process(folder)
+    assert one.delivered() == 1
+    (folder / "counter_1.db").touch()  # by a process that is alive
+    other = Process(folder)
+    assert other.delivered() == 2
+    one.end()
+    other.end()
+
+
 def test_nothing_fails_because_it_cannot_be_counted(folder: Path) -> None:
     done = subprocess.run(
         (sys.executable, "-c", PROCESS.replace("metrics = ", "Path(sys.argv[1]).rename(sys.argv[1] + '2'); metrics = ")
