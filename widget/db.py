@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from widget.config import Settings
@@ -105,7 +105,7 @@ class Database:
 
     def session(self) -> Session:
         """A new session; what it read stays readable after a commit."""
-        return Session(self.engine, expire_on_commit=False)
+        return _Session(self.engine, expire_on_commit=False)
 
     def ask(self, question: Callable[[Database], _T]) -> _T:
         """What the question returns or raises, for who must not hang whatever the database does.
@@ -170,10 +170,21 @@ class Database:
     def _revived(self, seconds: float) -> bool:
         try:
             self._embedded.revive(seconds)
-        except PostgresFailed as error:
-            logger.error("%s", error)
+        except PostgresFailed:
             return False
         return True
+
+
+class _Session(Session):
+    """Ends quietly though its connection was cut: what it has not committed is gone, as it should be."""
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            self.invalidate()
 
 
 def unhurried(connection: Connection | Session) -> None:

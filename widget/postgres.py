@@ -120,6 +120,7 @@ class Postgres:
                 self._wait_until_ready(until)
                 self._use = (self._cluster / "users").open("ab")
                 fcntl.flock(self._use, fcntl.LOCK_SH)
+                self._rests_until = 0.0
         except (OSError, PostgresFailed) as error:
             raise PostgresFailed(f"the embedded PostgreSQL cannot be started: {error}") from error
         return self.url
@@ -147,7 +148,9 @@ class Postgres:
             self._wait_until_ready(until)
         except (OSError, PostgresFailed) as error:
             self._rests_until = time.monotonic() + REST_SECONDS
-            raise PostgresFailed(f"the embedded PostgreSQL cannot be started again: {error}") from error
+            failed = PostgresFailed(f"the embedded PostgreSQL cannot be started again: {error}")
+            logger.error("%s", failed)
+            raise failed from error
 
     def stop(self) -> None:
         """Leaves the server, and stops it if nobody else uses it.
@@ -279,6 +282,8 @@ class Postgres:
             self._run(
                 "pg_ctl", "stop", "-w", "-t", str(STOP_SECONDS), "-m", "fast", "-D", "data", log=self._data / "log"
             )
+            until = time.monotonic() + STOP_SECONDS
+            _wait_for(lambda: not self._processes(), until, "the embedded PostgreSQL has stopped, and does not end")
         if self._socket.is_symlink():
             shutil.rmtree(self._socket.resolve(), ignore_errors=True)
 
