@@ -24,6 +24,7 @@ from psycopg_pool import PoolTimeout
 from sqlalchemy.exc import SQLAlchemyError
 
 from widget import deliveries, participation, throttle, visits
+from widget.db import unhurried
 from widget.deliveries import Busy
 from widget.postgres import PostgresFailed
 from widget.wiring import Wiring
@@ -75,8 +76,9 @@ def purge(wiring: Wiring) -> None:
     """Deletes what has done its work: visits that expired, buckets that are full again."""
     with wiring.database.session() as session:
         now = datetime.now(UTC)
-        visits.forget(session, now)
-        throttle.forget(session, now)
+        for forget in (visits.forget, throttle.forget):
+            unhurried(session)
+            forget(session, now)
 
 
 def run_worker(wiring: Wiring, *, concurrency: int = CONCURRENCY, wait: bool = True) -> None:
