@@ -47,6 +47,9 @@ LOGIN_DEADLINE = 5.0
 SUBMIT_DEADLINE = 4.0
 """Seconds that a participant waits for the immediate attempt; then the queue has it."""
 
+DOUBT = 15.0
+"""Seconds that a Create of which nobody knows whether it took effect is given to do so, before Openfield is asked."""
+
 PER_ACCOUNT = Limit(burst=8, per_second=1 / 15)
 PER_ADDRESS = Limit(burst=60, per_second=1 / 2)
 PER_CAMPAIGN = Limit(burst=3000, per_second=50)
@@ -346,7 +349,7 @@ def _postpone(session: Session, claim: Claim, failure: OpenfieldError, now: date
         pause = 0.0  # the circuit's rest is long enough
     elif isinstance(failure, Unavailable):
         wait, in_doubt = failure.retry_after or 0.0, failure.maybe_applied
-        pause = max(pause, wait)
+        pause = max(pause, wait, DOUBT if in_doubt and claim.operation is Operation.CREATE else 0.0)
         if not isinstance(failure, NotAsked):
             circuit.failed(session, claim.integration.id, now, was_probe=claim.is_probe, retry_after=wait, luck=_luck)
     deliveries.postpone(session, claim, now, reason=str(failure), pause=pause, in_doubt=in_doubt)
