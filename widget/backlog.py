@@ -24,6 +24,9 @@ _SIGNS_OF_LIFE = text("""
 """)
 
 
+UNSETTLED = (DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.BURIED)
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """How the outbox stands now.
@@ -57,13 +60,11 @@ def health(session: Session, now: datetime) -> Health:
     counts = select(Delivery.integration_id, Delivery.state, func.count()).where(unsettled)
     oldest = session.scalar(select(func.min(Delivery.created_at)).where(is_open(Delivery)))
     alive, heartbeat = session.execute(_SIGNS_OF_LIFE, {"seconds": DEAD_AFTER}).one()
+    backlog: dict[tuple[str, str], int] = {(name, state): 0 for name in names.values() for state in UNSETTLED}
+    for integration_id, state, count in session.execute(counts.group_by(Delivery.integration_id, Delivery.state)):
+        backlog[names[integration_id], state] = count
     return Health(
-        backlog={
-            (names[integration_id], state.value): count
-            for integration_id, state, count in session.execute(
-                counts.group_by(Delivery.integration_id, Delivery.state)
-            )
-        },
+        backlog=backlog,
         oldest=max((now - oldest).total_seconds(), 0.0) if oldest else 0.0,
         circuits={integration.name: circuit.state(integration) for integration in integrations},
         troubles={integration.name: integration.trouble for integration in integrations if integration.trouble},

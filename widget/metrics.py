@@ -7,7 +7,7 @@ other machines answer for themselves; the outbox's gauges come from the database
 
 No label holds anything personal or without bounds. Nothing fails because it could not be counted.
 
-Not here: who asks (`web.status`), and how the outbox stands (`deliveries.health`).
+Not here: who asks (`web.status`), and how the outbox stands (`backlog.health`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ENDED = "ended"
 
 
 class Health(Protocol):
-    """How the outbox stands; see `deliveries.health`."""
+    """How the outbox stands; see `backlog.health`."""
 
     @property
     def backlog(self) -> Mapping[tuple[str, str], int]:
