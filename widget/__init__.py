@@ -17,6 +17,7 @@ A participant's way runs top to bottom through these modules; `docs/ARCHITECTURE
     profile.py         Profile, Gender, Civility, the variables: pure values
     models.py, db.py   tables, and the database they live in; postgres.py runs the embedded one, migrations/ the changes
     wiring.py          what one process runs with, wired once
+    logs.py            what is logged; metrics.py: what is counted
     config.py          the only reader of the environment
 
 `web` and `openfield` never import each other: that sentence is the architecture.

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import IO, Any
 
 import pytest
@@ -24,7 +25,7 @@ from tests.processes import answers, end, free_port, wait_until
 from tests.screens import visit
 from widget import migrations
 from widget.config import Settings, environment
-from widget.db import Database
+from widget.db import Database, NoAnswer
 from widget.models import Delivery, DeliveryState
 from widget.wiring import Wiring
 
@@ -120,6 +121,14 @@ def test_a_silent_database_is_said_in_time_to_all_who_ask(http: Http, site: Site
             silent.accept()[0].close()
         with pytest.raises(BlockingIOError):
             silent.accept()
+
+
+def test_nobody_waits_for_an_answer_that_does_not_come(database: Database) -> None:
+    came, began_at = Event(), time.monotonic()
+    with pytest.raises(NoAnswer):
+        database.ask(lambda _: came.wait(30))
+    came.set()
+    assert time.monotonic() - began_at < 6
 
 
 # Metrics ----------------------------------------------------------------------------------------------------------
