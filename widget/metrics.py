@@ -18,6 +18,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
@@ -34,6 +35,9 @@ REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 
 CIRCUITS = ("flowing", "resting", "paused", "off")
 """What an integration's deliveries may be doing."""
+
+STATES = ("waiting", "sending", "buried")
+"""What a delivery may be until it is delivered."""
 
 ENDED = "ended"
 """Stands for a process's number in the name of the file of those that ended."""
@@ -151,8 +155,8 @@ class _Outbox:
         if health is None:
             return
         backlog = Gauge("widget_deliveries", "Deliveries that are not delivered.", labels=("integration", "state"))
-        for labels, count in health.backlog.items():
-            backlog.add_metric(labels, count)
+        for labels in product(health.circuits, STATES):  # zeros too: who never was cannot be seen to grow
+            backlog.add_metric(labels, health.backlog.get(labels, 0))
         circuits = Gauge("widget_circuit", "1 for what deliveries are doing.", labels=("integration", "state"))
         for integration, standing in health.circuits.items():
             for state in CIRCUITS:

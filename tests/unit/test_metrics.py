@@ -86,6 +86,7 @@ def test_the_outbox_is_told_as_it_stands() -> None:
     assert found["widget_database_up"] == 1
     assert found['widget_deliveries{integration="acme",state="waiting"}'] == 3
     assert found['widget_deliveries{integration="acme",state="buried"}'] == 1
+    assert found['widget_deliveries{integration="acme",state="sending"}'] == 0
     assert found["widget_oldest_delivery_seconds"] == 61.5
     assert found['widget_circuit{integration="acme",state="resting"}'] == 1
     assert found['widget_circuit{integration="acme",state="flowing"}'] == 0
