@@ -133,6 +133,7 @@ async def _run(wiring: Wiring, concurrency: int, *, wait: bool) -> None:
 
     async with queue.open_async():
         await asyncio.to_thread(sweep, wiring)
+        log.info("working", extra={"concurrency": concurrency})
         worker = queue.run_worker_async(
             concurrency=concurrency, wait=wait, delete_jobs="always", install_signal_handlers=False,
             shutdown_graceful_timeout=DEADLINE + 5, fetch_job_polling_interval=1.0,
