@@ -22,6 +22,7 @@ from flask.cli import AppGroup, with_appcontext
 from sqlalchemy.exc import OperationalError
 
 from widget import logs, metrics, migrations
+from widget.circuit import Circuit
 from widget.config import BadEnvironment
 from widget.models import DeliveryState, Operation
 from widget.postgres import PostgresFailed
@@ -277,6 +278,12 @@ by_state = click.option("--state", type=click.Choice([state.value for state in D
 by_campaign = click.option("--campaign", metavar="SLUG", help="Those of this campaign.")
 
 
+WHY = {
+    Circuit.RESTING: "Openfield has been failing; a probe now and then finds out when it is back",
+    Circuit.OFF: "the integration is switched off",
+}
+
+
 @contextmanager
 def _outbox() -> Iterator[tuple[Session, datetime]]:
     """A session, and the time by the database's clock."""
@@ -384,7 +391,10 @@ def show_stats() -> None:
     click.echo()
     _tell_table(
         ("integration", "deliveries are", "why"),
-        [(name, circuit, health.troubles.get(name, "")) for name, circuit in health.circuits.items()],
+        [
+            (name, circuit, health.troubles.get(name) or WHY.get(circuit, ""))
+            for name, circuit in health.circuits.items()
+        ],
     )
     click.echo()
     if health.oldest:
