@@ -8,7 +8,7 @@ CATALOGUES := $(patsubst %.po,%.mo,$(wildcard widget/translations/*/LC_MESSAGES/
 MAKEFLAGS += --no-print-directory
 
 .DELETE_ON_ERROR:
-.PHONY: help run install test check chaos format lock browser
+.PHONY: help run install test check chaos bench format lock browser
 
 help:
 	@echo "make run      the widget, a sandbox Openfield and a campaign site that embeds it, until Ctrl-C"
@@ -16,6 +16,7 @@ help:
 	@echo "make test     all tests; make test ARGS='-k signup' runs some"
 	@echo "make check    what CI runs: format, lint, types, imports, tests"
 	@echo "make chaos    kills everything while 10,000 take part, and looks what came of it; ARGS='--seed 7' repeats a plan"
+	@echo "make bench    measures the outbox and the first screen; docs/BENCHMARKS.md says what, and how to read it"
 	@echo "make format   puts the code in form"
 	@echo "make lock     pins the newest versions that pyproject.toml allows"
 
@@ -36,6 +37,12 @@ check: install
 
 chaos: install
 	@$(IN_VENV) tests.faults.chaos $(ARGS)
+
+bench: install
+	@$(IN_VENV) benchmarks.outbox submissions
+	@$(IN_VENV) benchmarks.outbox drain
+	@$(IN_VENV) benchmarks.first_screen
+	@$(IN_VENV) benchmarks.where
 
 format: install
 	@$(IN_VENV) ruff check --fix-only
