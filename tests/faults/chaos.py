@@ -75,6 +75,8 @@ class Event:
 
 def plan(seed: int, submissions: int) -> list[Event]:
     """Every deed once before one of them comes again, each after about as many submissions as the others."""
+    if not submissions:
+        return []
     dice = Random(f"plan {seed}")
     deeds: list[str] = []
     while len(deeds) < max(len(DEEDS), submissions // DISTANCE):
@@ -202,6 +204,7 @@ class Run:
     stage: Stage
     seed: int
     submissions: int
+    backlog: int
     history: History = field(default_factory=History)
     over: threading.Event = field(default_factory=threading.Event)
     done: Counter[str] = field(default_factory=Counter)
@@ -228,8 +231,9 @@ class Run:
         pool = ThreadPoolExecutor(people)
         self._crowd = [pool.submit(self._take_part) for _ in range(people)]
         try:
-            for event in plan(self.seed, self.submissions):
-                self._wait_for(event.after)
+            self._pile_up()
+            for event in plan(self.seed, self.submissions - self.backlog):
+                self._wait_for(self.backlog + event.after)
                 self._do(event)
             self._wait_for(self.submissions)
         finally:
@@ -239,6 +243,14 @@ class Run:
             each.result()
         for _, _, person, _ in self._waiting:
             person.leave()
+
+    def _pile_up(self) -> None:
+        """There is no Openfield before so many wait for it."""
+        if self.backlog:
+            self.stage.sandbox.kill()
+            self._wait_for(self.backlog)
+            self.say("Openfield is there")
+            self.stage.mend()
 
     def _take_part(self) -> None:
         """One after the other, as long as it goes on: whoever is due to go on, or else somebody new."""
@@ -327,20 +339,23 @@ def report(run: Run, verdict: Verdict, *, lasted: float, drained: float) -> None
 @click.command(context_settings={"show_default": True})
 @click.option("--seed", type=int, default=lambda: randbelow(1 << 30), show_default="another one each time")
 @click.option("--submissions", type=click.IntRange(1), default=10_000, help="How many must be acknowledged.")
+@click.option(
+    "--backlog", type=click.IntRange(0), default=0, help="So many of them wait at once, before anything else."
+)
 @click.option("--people", type=click.IntRange(1), default=32, help="How many take part at once.")
 @click.option("--workers", type=click.IntRange(1), default=2, help="How many `flask worker` there are.")
 @click.option("--embedded", is_flag=True, help="PostgreSQL is the embedded one, which the product starts again itself.")
 @click.option("--ignore-idempotency", is_flag=True, help="Openfield takes no notice of Idempotency-Key.")
 @click.option("--drain", type=float, default=900.0, help="Seconds that the outbox may take to empty itself in the end.")
 @click.option("--keep", is_flag=True, help="Leave the folder, with the database and what the parts said.")
-def main(seed: int, submissions: int, people: int, drain: float, **options: Any) -> None:
+def main(seed: int, submissions: int, backlog: int, people: int, drain: float, **options: Any) -> None:
     """Kill everything while thousands take part, and look whether Openfield has it all."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     click.echo(f"seed {seed}: {submissions} submissions, {people} people at once")
     with Stage(**options) as stage:
         if options["keep"]:
             click.echo(f"what the parts say is in {stage.folder}")
-        run = Run(stage, seed, submissions)
+        run = Run(stage, seed, submissions, min(backlog, submissions))
         run.go(people)
         lasted = time.monotonic() - run.began
         run.say("nothing is in the way any more")

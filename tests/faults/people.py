@@ -158,6 +158,10 @@ class Person:
         form = self.open_login(new_email=new_email)
         return None if form is None else self.send(*form, patient=patient, twice=twice)
 
+    def can_log_in(self) -> bool:
+        """Whether they get to the form; they leave it."""
+        return self._log_in() is not None
+
     def open_signup(self) -> tuple[Submission, dict[str, str]] | None:
         """The filled-in form of a sign-up, and what is about to be sent."""
         sent = {
@@ -180,16 +184,20 @@ class Person:
 
     def open_login(self, *, new_email: bool = False) -> tuple[Submission, dict[str, str]] | None:
         """The filled-in form of somebody who has logged in, and what is about to be sent."""
+        fields = self._log_in()
+        if fields is None:
+            return None
+        submission = self._begin(Kind.UPDATE, {EMAIL: self._next_email()} if new_email else {})
+        return submission, {**fields, **_typed(submission)}
+
+    def _log_in(self) -> dict[str, str] | None:
         credentials = {"username": self.name, "password": self.password, "typed": ""}
         try:
             page = self._browser.post(f"{self._campaign}/login", credentials)
         except Unreachable:
             return None
         fields = page.forms.get("submit", {})
-        if not fields.get("handle"):
-            return None
-        submission = self._begin(Kind.UPDATE, {EMAIL: self._next_email()} if new_email else {})
-        return submission, {**fields, **_typed(submission)}
+        return fields if fields.get("handle") else None
 
     def send(
         self, submission: Submission, fields: Mapping[str, str], *, patient: bool = True, twice: bool = False

@@ -288,8 +288,10 @@ class Stage:
             yield
 
     def let_time_pass(self) -> None:
-        """Leases and pauses end now, and who had a post to answer and has not is taken for dead."""
+        """Leases, pauses and rests end now, jobs are due, and who has not answered a post is taken for dead."""
         self.change("UPDATE delivery SET due_at = now() WHERE state IN ('waiting', 'sending')")
+        self.change("UPDATE integration SET rests_until = now() WHERE rests_until > now()")
+        self.change("UPDATE procrastinate_jobs SET scheduled_at = now() WHERE status = 'todo'")
         self.change("UPDATE visit SET used_at = used_at - interval '1 minute'")
 
     def waits_for_a_lock(self) -> bool:
@@ -312,7 +314,7 @@ class Stage:
         wanted = factories.settings(
             openfield_url=self.openfield.url,
             origins=[],
-            integration=[factories.integration(self.openfield.url, **keys)],
+            integration=[factories.integration(self.openfield.url) | keys],
             master_form=[{"slug": "contest", "name": "Contest", "fields": FIELDS}],
             campaign=[factories.campaign(CAMPAIGN)],
         )
