@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -43,6 +44,9 @@ WORKERS = (1, 2, 4)
 
 SPELL = 10
 """Seconds that a drain at a latency would ideally take, unless all is drained in full."""
+
+PATIENCE = 900.0
+"""Seconds that a drain may take before the benchmark gives up."""
 
 
 @click.group(context_settings={"show_default": True})
@@ -212,10 +216,15 @@ def _drain(product: Product, workers: int, count: int, latency: float) -> tuple[
 
 
 def wait_until_empty(product: Product) -> None:
-    """Looks seldom, over one connection, so that looking costs next to nothing."""
-    pause = threading.Event()
+    """Looks seldom, over one connection, so that looking costs next to nothing.
+
+    Raises:
+        AssertionError: something is still open after PATIENCE.
+    """
+    pause, began = threading.Event(), time.monotonic()
     with product.database() as connection:
         while connection.execute("SELECT FROM delivery WHERE state IN ('waiting', 'sending') LIMIT 1").rowcount:
+            assert time.monotonic() - began < PATIENCE, f"not empty after {PATIENCE:.0f} s: {product.deliveries()}"
             pause.wait(0.2)
 
 
