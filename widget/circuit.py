@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from random import Random
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from widget.models import Integration
@@ -64,13 +64,18 @@ def may_probe(integration: Integration, now: datetime) -> bool:
     return integration.enabled and (integration.rests_until is None or integration.rests_until <= now)
 
 
+def looked_at(session: Session, integration_id: int) -> Integration:
+    """The integration as it is now; `locked` unless it is flowing, so that only one delivery probes."""
+    integration = session.get_one(Integration, integration_id, populate_existing=True)
+    return integration if is_flowing(integration) else locked(session, integration_id)
+
+
 def locked(session: Session, integration_id: int) -> Integration:
     """The integration as it is now. Until the transaction's end nobody else decides anything about its circuit.
 
     Whoever also changes a delivery's row in that transaction does so after this.
     """
-    statement = select(Integration).where(Integration.id == integration_id).with_for_update(key_share=True)
-    return session.scalars(statement.execution_options(populate_existing=True)).one()
+    return session.get_one(Integration, integration_id, populate_existing=True, with_for_update={"key_share": True})
 
 
 def failed(
@@ -128,5 +133,6 @@ def _reset(session: Session, integration_id: int) -> bool:
         .where(Integration.id == integration_id, Integration.failures > 0)
         .values(failures=0, rests_until=None, trouble=None)
         .returning(Integration.id)
+        .execution_options(synchronize_session=False)
     )
     return session.scalar(statement) is not None

@@ -82,6 +82,12 @@ DEAD_AFTER = 30.0
 
 OPEN = (DeliveryState.WAITING, DeliveryState.SENDING)
 
+_AS_STORED = {"synchronize_session": False, "populate_existing": True}
+"""For statements: what they return is as it is stored; what the session knew already is not brought up to date."""
+
+_OTHER = aliased(Delivery)
+"""Made once: making one takes a millisecond."""
+
 _JOBS = table("procrastinate_jobs", column("queueing_lock"), column("status"))
 _DROP_JOBS_OF_THE_DEAD = text("""
     DELETE FROM procrastinate_jobs AS job WHERE job.status = 'doing' AND NOT EXISTS (
@@ -191,7 +197,9 @@ def claim(
     """Takes the delivery under a lease and counts the attempt. Commits.
 
     Args:
-        now, deadline, limit: as for `enqueue`.
+        now, deadline: as for `enqueue`.
+        limit: as for `enqueue`. It is looked at without a lock, which would have all workers wait for each other's
+            commits: where several claim in the same instant, they may exceed it by that many.
 
     Returns:
         None when it is not to be sent now: it is settled, somebody else's, not due, an older one of the same person
@@ -202,7 +210,7 @@ def claim(
         Busy: `limit` are under way.
     """
     integration_id = session.scalar(select(Delivery.integration_id).where(Delivery.id == delivery_id))
-    integration = None if integration_id is None else circuit.locked(session, integration_id)
+    integration = None if integration_id is None else circuit.looked_at(session, integration_id)
     if integration is None or not circuit.may_probe(integration, now):
         session.rollback()
         return None
@@ -221,7 +229,7 @@ def claim(
             due_at=now + _lease(deadline),
         )
         .returning(Delivery)
-        .execution_options(populate_existing=True)
+        .execution_options(**_AS_STORED)
     )
     delivery = session.scalars(statement).one_or_none()
     taken = None
@@ -269,7 +277,7 @@ def settle(session: Session, claim: Claim, now: datetime) -> None:
             .where(Delivery.state != literally(DeliveryState.DELIVERED), Delivery.number < done.number)
             .where(Delivery.person_hashes.overlap(done.person_hashes))
         )
-        session.execute(earlier.values(superseded=True))
+        session.execute(earlier.values(superseded=True).execution_options(**_AS_STORED))
         _defer_next(session, now, done)
     session.commit()
 
@@ -328,7 +336,7 @@ def _leave(session: Session, claim: Claim, **values: Any) -> Delivery | None:
         .where(Delivery.attempts == claim.attempt)
         .values(crashes=0, **values)
         .returning(Delivery)
-        .execution_options(populate_existing=True)
+        .execution_options(**_AS_STORED)
     )
     left = session.scalars(statement).one_or_none()
     if left is not None:
@@ -352,12 +360,14 @@ def sweep(session: Session, now: datetime) -> None:
         update(Delivery)
         .where(is_open(Delivery), Delivery.due_at <= now, Delivery.give_up_at <= now)
         .values(state=DeliveryState.BURIED, settled_at=now, reason=func.coalesce(Delivery.reason, "it waited too long"))
+        .execution_options(**_AS_STORED)
     )
     session.execute(
         update(Delivery)
         .where(Delivery.state == literally(DeliveryState.BURIED), Delivery.give_up_at <= now)
         .where(Delivery.sealed_password.is_not(None))
         .values(sealed_password=None)
+        .execution_options(**_AS_STORED)
     )
     for integration in session.scalars(select(Integration)).all():
         if circuit.may_probe(integration, now):
@@ -385,6 +395,7 @@ def retry(session: Session, now: datetime, *conditions: ColumnElement[bool]) -> 
         .where(unsettled, *conditions)
         .values(state=DeliveryState.WAITING, due_at=now, give_up_at=now + KEEP_TRYING, settled_at=None, crashes=0)
         .returning(Delivery.id)
+        .execution_options(**_AS_STORED)
     )
     retried = session.scalars(statement).all()
     session.commit()
@@ -404,13 +415,10 @@ def literally(state: DeliveryState) -> Any:
 
 def _is_first(now: datetime) -> ColumnElement[bool]:
     """No older one of the same person is open, and no other is being sent (a retry by hand may make one older)."""
-    other = aliased(Delivery)
-    before = other.number < Delivery.number
-    being_sent = (other.state == literally(DeliveryState.SENDING)) & (other.due_at > now)
-    return ~exists().where(
-        is_open(other), other.person_hashes.overlap(Delivery.person_hashes), other.id != Delivery.id,
-        or_(before, being_sent),
-    )  # fmt: skip
+    before = _OTHER.number < Delivery.number
+    being_sent = (_OTHER.state == literally(DeliveryState.SENDING)) & (_OTHER.due_at > now)
+    same_person = _OTHER.person_hashes.overlap(Delivery.person_hashes) & (_OTHER.id != Delivery.id)
+    return ~exists().where(is_open(_OTHER), same_person, or_(before, being_sent))
 
 
 def _under_way(session: Session, integration_id: int, now: datetime) -> int:

@@ -11,6 +11,7 @@ from datetime import date
 from typing import Any
 
 from flask_babel import gettext
+from flask_babel import lazy_gettext as _
 from werkzeug.datastructures import MultiDict
 from wtforms import Field, Form
 
@@ -59,6 +60,23 @@ AUTOCOMPLETE: Mapping[Variable, str] = {
     Variable.CIVILITY: "honorific-prefix",
 }
 """The tokens of the HTML standard (4.10.18.7) that let browsers and password managers fill in a field."""
+
+
+LABELS: Mapping[Variable, object] = {
+    Variable.EMAIL: _("E-mail address"),
+    Variable.USERNAME: _("User name"),
+    Variable.PASSWORD: _("Password"),
+    Variable.FIRSTNAME: _("First name"),
+    Variable.LASTNAME: _("Last name"),
+    Variable.COUNTRY: _("Country"),
+    Variable.LOCALITY: _("Town or city"),
+    Variable.ZIPCODE: _("Postcode"),
+    Variable.ADDRESS: _("Street and number"),
+    Variable.GENDER: _("Gender"),
+    Variable.BIRTHDAY: _("Date of birth"),
+    Variable.CIVILITY: _("Title"),
+}
+"""What a field is called where the form says nothing else."""
 
 
 class LoginForm(Form):
@@ -220,7 +238,7 @@ def _field(setting: FieldSetting, *, mandatory: bool, language: str) -> Any:
 
 
 def _label(setting: FieldSetting, language: str) -> str:
-    return setting.label.get(language) or _labels()[setting.variable]
+    return setting.label.get(language) or str(LABELS[setting.variable])
 
 
 def _help(setting: FieldSetting, language: str) -> str:
@@ -242,20 +260,3 @@ def _text(setting: FieldSetting, value: Value, language: str) -> str:
     if setting.variable in (Variable.GENDER, Variable.CIVILITY):
         return _choice_wording(setting, language).get(value) or choice_labels()[value]
     return str(value)
-
-
-def _labels() -> Mapping[Variable, str]:
-    return {
-        Variable.EMAIL: gettext("E-mail address"),
-        Variable.USERNAME: gettext("User name"),
-        Variable.PASSWORD: gettext("Password"),
-        Variable.FIRSTNAME: gettext("First name"),
-        Variable.LASTNAME: gettext("Last name"),
-        Variable.COUNTRY: gettext("Country"),
-        Variable.LOCALITY: gettext("Town or city"),
-        Variable.ZIPCODE: gettext("Postcode"),
-        Variable.ADDRESS: gettext("Street and number"),
-        Variable.GENDER: gettext("Gender"),
-        Variable.BIRTHDAY: gettext("Date of birth"),
-        Variable.CIVILITY: gettext("Title"),
-    }

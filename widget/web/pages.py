@@ -159,14 +159,15 @@ def submit() -> Response:
         case Ours(visit):
             try:
                 response = _take_part(visit)
-                visits.remember(opened, vault, visit.id, [response.status_code, response.get_data(as_text=True)])
+                answer = [response.status_code, security.fold(response.get_data(as_text=True))]
+                visits.remember(opened, vault, visit.id, answer)
             except Exception:
                 opened.rollback()
                 visits.abandon(opened, visit.id, now())
                 raise
             return response
         case Repeated([status, html]):
-            return make_response(html, status)
+            return make_response(security.unfold(html), status)
         case Unanswered():
             return _notice(
                 503,

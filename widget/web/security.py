@@ -121,6 +121,24 @@ def inline(name: str) -> Markup:
     return Markup((STATIC / name).read_text(encoding="utf-8"))  # noqa: S704 - a file of ours
 
 
+def fold(page: str) -> str:
+    """The page without what stands in every page: most of it."""
+    for name in (*INLINE_STYLES, *INLINE_SCRIPTS):
+        page = page.replace(inline(name), _mark(name))
+    return page
+
+
+def unfold(page: str) -> str:
+    """The page that was folded; with what its policy allows now, though we have been upgraded meanwhile."""
+    for name in (*INLINE_STYLES, *INLINE_SCRIPTS):
+        page = page.replace(_mark(name), inline(name))
+    return page
+
+
+def _mark(name: str) -> str:
+    return f"\0{name}\0"  # HTML has no such character
+
+
 @cache
 def _hash(name: str) -> str:
     digest = hashlib.sha256(inline(name).encode()).digest()
