@@ -64,7 +64,10 @@ MARGIN = timedelta(seconds=15)
 
 KEEP_TRYING = timedelta(days=7)
 FIRST_PAUSE = 1.0
+GROWTH = 1.5
 LONGEST_PAUSE = 6 * 3600.0
+"""How a delivery's pauses grow, in seconds. Gently, since `circuit` is there for an Openfield that is down: what fails
+now and then, because Openfield does, is not to wait for hours after it has come to its senses."""
 
 MAX_CRASHES = 5
 
@@ -324,8 +327,8 @@ def withdraw(session: Session, claim: Claim) -> None:
 
 
 def backoff(attempt: int, luck: Random) -> float:
-    """Seconds to wait after the `attempt`-th failure (1, 2, …): full jitter under 1 s, 2 s, 4 s … 6 h."""
-    return luck.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt - 1, 20)))
+    """Seconds to wait after the `attempt`-th failure (1, 2, …): full jitter under 1 s, 1.5 s, 2.25 s … 6 h."""
+    return luck.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * GROWTH ** min(attempt - 1, 40)))
 
 
 def _leave(session: Session, claim: Claim, **values: Any) -> Delivery | None:
