@@ -66,7 +66,7 @@ def may_probe(integration: Integration, now: datetime) -> bool:
 
 def looked_at(session: Session, integration_id: int) -> Integration:
     """The integration as it is now; `locked` unless it is flowing, so that only one delivery probes."""
-    integration = session.get_one(Integration, integration_id, populate_existing=True)
+    integration = _as_stored(session, integration_id)
     return integration if is_flowing(integration) else locked(session, integration_id)
 
 
@@ -88,9 +88,10 @@ def failed(
     Args:
         retry_after: seconds that Openfield asks for; 0.0 when it asks for none.
     """
-    integration = locked(session, integration_id)
-    if not was_probe and not may_probe(integration, now):
-        return
+    for look in (_as_stored, locked):  # what fails together with many others needs no lock to see that they rest
+        integration = look(session, integration_id)
+        if not was_probe and not may_probe(integration, now):
+            return
     integration.failures += 1
     if integration.failures >= FAILURES:
         rest = max(pause(integration.failures, luck), min(retry_after, LONGEST_REST))
@@ -125,6 +126,10 @@ def pause(failures: int, luck: Random) -> float:
     by chance."""
     longest = min(LONGEST_REST, FIRST_REST * 2.0 ** min(failures - FAILURES, 20))
     return luck.uniform(longest / 2, longest)
+
+
+def _as_stored(session: Session, integration_id: int) -> Integration:
+    return session.get_one(Integration, integration_id, populate_existing=True)
 
 
 def _reset(session: Session, integration_id: int) -> bool:

@@ -44,8 +44,8 @@ from widget.wiring import Wiring
 LOGIN_DEADLINE = 5.0
 """Seconds that a participant waits for Openfield at log-in."""
 
-SUBMIT_DEADLINE = 4.0
-"""Seconds that a participant waits for the immediate attempt; then the queue has it."""
+SUBMIT_DEADLINE = 3.5
+"""Seconds that the immediate attempt may take; then the queue has it, and the participant is thanked within four."""
 
 DOUBT = 15.0
 """Seconds that a Create of which nobody knows whether it took effect is given to do so, before Openfield is asked."""
