@@ -54,7 +54,7 @@ def all_arrives(stage: Stage, history: History) -> Callable[[], None]:
     """`all_arrives()` waits until nothing is on its way any more; then the verdict must be clean."""
 
     def check() -> None:
-        wait_until(lambda: not stage.is_open())
+        wait_until(lambda: not stage.is_open(), 60)
         buried = stage.deliveries().get("buried", 0)
         verdict = judge(
             history,

@@ -23,8 +23,9 @@ from tests.faults.history import CITY, EMAIL, USERNAME, History, Kind, Outcome, 
 TIMEOUT = 60.0
 """Seconds that a browser waits: longer than the server may take for a post."""
 
-PATIENCE = 120.0
-"""Seconds in which somebody who does not give up posts again and again."""
+PATIENCE = 60.0
+"""Seconds in which somebody who does not give up posts again and again: longer than a post counts as being answered
+whose process has died (`visits.ABANDONED`)."""
 
 FIRSTNAME, LASTNAME, ZIPCODE = "Party.FirstName", "Party.LastName", "Party.Address.ZipCode"
 COUNTRY = "Party.Address.CountryId"
