@@ -9,6 +9,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from widget import cli
 from widget.config import Settings
+from widget.deliveries import Crowded
 from widget.postgres import PostgresFailed
 from widget.web import context, i18n, pages, security, status
 from widget.web.embed import embed
@@ -33,7 +34,8 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(status.status)
     app.register_error_handler(security.FromElsewhere, pages.from_elsewhere)
     app.register_error_handler(HTTPException, pages.http_error)
-    for failure in (exc.OperationalError, exc.InternalError, exc.InterfaceError, exc.TimeoutError, PostgresFailed):
+    database = (exc.OperationalError, exc.InternalError, exc.InterfaceError, exc.TimeoutError, PostgresFailed)
+    for failure in (*database, Crowded):
         app.register_error_handler(failure, pages.overloaded)
 
     cli.init_app(app)

@@ -9,9 +9,9 @@ look at it; jobs say when, never what, and the sweep makes them anew when they a
    row is buried instead of tried.
 4. A claim carries its attempt's number, and ends the delivery's lease only while that is the newest one. A process that
    comes back late ends nothing.
-5. One person's deliveries go in order of their numbers, which are given under a lock of that person: none is claimed
-   while an older one is open, or another is being sent. One that was buried is marked as superseded when a later one is
-   delivered: tried again, it no longer overwrites anything.
+5. One person's deliveries go in order of their numbers. Numbers are given, and deliveries claimed, under a lock of that
+   person: none is claimed while an older one is open, or another is being sent. One that was buried is marked as
+   superseded when a later one is delivered: tried again, it no longer overwrites anything.
 6. What is to be sent is wiped when it is delivered; the password of a Create also when the time for trying is over.
 7. Leases and due times are the database's clock (`clock`), the only one that all processes share.
 8. A job is there for what is due and nothing else; when none is, because the queue was emptied or its worker died, the
@@ -53,6 +53,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, aliased
 
 from widget import circuit
+from widget.db import unhurried
 from widget.models import Delivery, DeliveryState, Integration, Operation, Participation
 from widget.vault import Sealed, Vault
 
@@ -70,6 +71,9 @@ LONGEST_PAUSE = 6 * 3600.0
 now and then, because Openfield does, is not to wait for hours after it has come to its senses."""
 
 MAX_CRASHES = 5
+
+MAX_OPEN = 200
+"""Of one person: each is looked at beside each other one of theirs."""
 
 BATCH = 5000
 """How many jobs one sweep defers per integration."""
@@ -100,6 +104,10 @@ _DROP_JOBS_OF_THE_DEAD = text("""
 """)
 _IS_TO_DO = _JOBS.c.status == literal_column("'todo'")
 _HAS_JOB = exists().where(_IS_TO_DO, _JOBS.c.queueing_lock == cast(Delivery.id, String))
+
+
+class Crowded(Exception):
+    """MAX_OPEN of one person are open: nobody submits so much who is one person."""
 
 
 class Busy(Exception):
@@ -164,15 +172,17 @@ def enqueue(
     Returns:
         The claim for an immediate attempt, which the commit begins; None when it has to wait, because an older one of
         the same person is open, or the integration's deliveries are resting or many.
+
+    Raises:
+        Crowded: too many of the same person are open.
     """
     hashes = sorted({vault.digest("person", str(integration.id), each.casefold()) for each in person})
     _lock_person(session, hashes)
-    older = exists().where(is_open(Delivery), Delivery.person_hashes.overlap(hashes))
-    may_go = (
-        circuit.is_flowing(integration)
-        and not session.scalar(select(older))
-        and _under_way(session, integration.id, now) < limit
-    )
+    same_person = (is_open(Delivery), Delivery.person_hashes.overlap(hashes))
+    older = session.scalars(select(func.count()).select_from(Delivery).where(*same_person)).one()
+    if older >= MAX_OPEN:
+        raise Crowded
+    may_go = circuit.is_flowing(integration) and not older and _under_way(session, integration.id, now) < limit
     delivery = Delivery(
         participation=participation,
         integration_id=integration.id,
@@ -212,8 +222,11 @@ def claim(
     Raises:
         Busy: `limit` are under way.
     """
-    integration_id = session.scalar(select(Delivery.integration_id).where(Delivery.id == delivery_id))
-    integration = None if integration_id is None else circuit.looked_at(session, integration_id)
+    found = session.execute(select(Delivery.integration_id, Delivery.person_hashes).where(Delivery.id == delivery_id))
+    whose = found.one_or_none()
+    if whose is not None:
+        _lock_person(session, whose.person_hashes)
+    integration = None if whose is None else circuit.looked_at(session, whose.integration_id)
     if integration is None or not circuit.may_probe(integration, now):
         session.rollback()
         return None
@@ -267,8 +280,8 @@ def _taken(vault: Vault, delivery: Delivery, now: datetime, *, is_probe: bool) -
 # How a claim ends ------------------------------------------------------------------------------------------------
 
 
-def settle(session: Session, claim: Claim, now: datetime) -> None:
-    """It is in Openfield; nothing of it waits any more. Commits."""
+def settle(session: Session, claim: Claim, now: datetime) -> bool:
+    """It is in Openfield; nothing of it waits any more. Says whether the claim was still the newest one. Commits."""
     circuit.recovered(session, claim.integration.id)
     done = _leave(
         session, claim, state=DeliveryState.DELIVERED, settled_at=now, reason=None, sealed_payload=None,
@@ -278,11 +291,12 @@ def settle(session: Session, claim: Claim, now: datetime) -> None:
         earlier = (
             update(Delivery)
             .where(Delivery.state != literally(DeliveryState.DELIVERED), Delivery.number < done.number)
-            .where(Delivery.person_hashes.overlap(done.person_hashes))
+            .where(Delivery.person_hashes.overlap(done.person_hashes), ~Delivery.superseded)
         )
         session.execute(earlier.values(superseded=True).execution_options(**_AS_STORED))
         _defer_next(session, now, done)
     session.commit()
+    return done is not None
 
 
 def postpone(
@@ -318,12 +332,22 @@ def bury(session: Session, claim: Claim, now: datetime, *, reason: str) -> None:
     session.commit()
 
 
-def withdraw(session: Session, claim: Claim) -> None:
-    """It was refused while the participant waits to hear so: nothing of the participation is kept. Commits."""
-    mine = select(Delivery.participation_id).where(Delivery.id == claim.delivery_id, Delivery.attempts == claim.attempt)
-    session.execute(delete(Participation).where(Participation.id.in_(mine)))
-    _drop_job(session, claim.delivery_id)
+def withdraw(session: Session, claim: Claim) -> bool:
+    """It was refused while the participant waits to hear so: nothing of the participation is kept. Commits.
+
+    Returns:
+        Whether it was still ours to withdraw. Where the lease has ended it is on its way, or somebody was thanked.
+    """
+    mine = (
+        select(Delivery.participation_id)
+        .where(Delivery.id == claim.delivery_id, Delivery.attempts == claim.attempt)
+        .where(Delivery.state == DeliveryState.SENDING, Delivery.due_at > func.now())
+    )
+    gone = session.scalar(delete(Participation).where(Participation.id.in_(mine)).returning(Participation.id))
+    if gone is not None:
+        _drop_job(session, claim.delivery_id)
     session.commit()
+    return gone is not None
 
 
 def backoff(attempt: int, luck: Random) -> float:
@@ -359,25 +383,34 @@ def sweep(session: Session, now: datetime) -> None:
         session.rollback()
         return
     session.execute(_DROP_JOBS_OF_THE_DEAD, {"seconds": DEAD_AFTER})
+    over = or_(Delivery.state == literally(DeliveryState.WAITING), Delivery.due_at <= now)
     session.execute(
         update(Delivery)
-        .where(is_open(Delivery), Delivery.due_at <= now, Delivery.give_up_at <= now)
+        .where(Delivery.id.in_(_some(is_open(Delivery), over, Delivery.give_up_at <= now)))
         .values(state=DeliveryState.BURIED, settled_at=now, reason=func.coalesce(Delivery.reason, "it waited too long"))
         .execution_options(**_AS_STORED)
     )
+    kept = Delivery.sealed_password.is_not(None)
     session.execute(
         update(Delivery)
-        .where(Delivery.state == literally(DeliveryState.BURIED), Delivery.give_up_at <= now)
-        .where(Delivery.sealed_password.is_not(None))
+        .where(
+            Delivery.id.in_(_some(Delivery.state == literally(DeliveryState.BURIED), Delivery.give_up_at <= now, kept))
+        )
         .values(sealed_password=None)
         .execution_options(**_AS_STORED)
     )
     for integration in session.scalars(select(Integration)).all():
         if circuit.may_probe(integration, now):
             limit = BATCH if circuit.is_flowing(integration) else 1
-            due = select(Delivery.id).where(Delivery.integration_id == integration.id, _is_next(now), ~_HAS_JOB)
+            mine = (Delivery.integration_id == integration.id, Delivery.give_up_at > now)
+            due = select(Delivery.id).where(*mine, _is_next(now), ~_HAS_JOB)
             _defer(session, session.scalars(due.limit(limit)).all())
     session.commit()
+
+
+def _some(*conditions: ColumnElement[bool]) -> Any:
+    """So many that a sweep stays short, and none that somebody is changing: the next sweep takes the others."""
+    return select(Delivery.id).where(*conditions).limit(BATCH).with_for_update(skip_locked=True)
 
 
 def retry(session: Session, now: datetime, *conditions: ColumnElement[bool]) -> int:
@@ -391,6 +424,7 @@ def retry(session: Session, now: datetime, *conditions: ColumnElement[bool]) -> 
     """
     unsettled = Delivery.state.in_([literally(DeliveryState.WAITING), literally(DeliveryState.BURIED)])
     affected = select(Delivery.integration_id).where(unsettled, *conditions).distinct()
+    unhurried(session)
     for integration_id in sorted(session.scalars(affected)):
         circuit.resume(session, integration_id)
     statement = (
@@ -438,7 +472,10 @@ def _lease(deadline: float) -> timedelta:
 
 
 def _lock_person(session: Session, hashes: Iterable[bytes]) -> None:
-    """Until the transaction's end, nobody else enqueues for this person: numbers are seen in the order they have."""
+    """Until the transaction's end nobody else enqueues or claims anything of this person's.
+
+    Taken before any row is looked at or locked: what is seen afterwards is what others have committed.
+    """
     keys = sorted(int.from_bytes(each[:8], signed=True) for each in hashes)
     session.execute(select(*(func.pg_advisory_xact_lock(key) for key in keys)))
 

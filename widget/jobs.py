@@ -21,10 +21,10 @@ import procrastinate
 import psycopg
 from procrastinate.exceptions import ProcrastinateException
 from psycopg_pool import PoolTimeout
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from widget import deliveries, participation, throttle, visits
-from widget.db import unhurried
+from widget.db import TCP, unhurried
 from widget.deliveries import Busy
 from widget.postgres import PostgresFailed
 from widget.wiring import Wiring
@@ -69,7 +69,12 @@ def deliver(wiring: Wiring, delivery_id: UUID) -> None:
 def sweep(wiring: Wiring) -> None:
     """See `deliveries.sweep`."""
     with wiring.database.session() as session:
-        deliveries.sweep(session, deliveries.clock(session))
+        try:
+            deliveries.sweep(session, deliveries.clock(session))
+        except OperationalError as error:
+            if not isinstance(error.orig, psycopg.errors.QueryCanceled | psycopg.errors.DeadlockDetected):
+                raise
+            log.error("a sweep took too long; what has a job goes on")
 
 
 def purge(wiring: Wiring) -> None:
@@ -123,7 +128,7 @@ async def _wait(event: asyncio.Event) -> None:
 async def _run(wiring: Wiring, concurrency: int, *, wait: bool) -> None:
     """Works until it is cancelled, or the database is lost; then what is under way comes to its end first."""
     connector = procrastinate.PsycopgConnector(
-        conninfo=wiring.database.conninfo, min_size=1, max_size=4, timeout=10.0, kwargs={"connect_timeout": 5}
+        conninfo=wiring.database.conninfo, min_size=1, max_size=4, timeout=10.0, kwargs={"connect_timeout": 5, **TCP}
     )
     queue = procrastinate.App(connector=connector)
 

@@ -27,6 +27,7 @@ from widget.models import Campaign, Consent, DeliveryState, Entrance, Integratio
 from widget.openfield import (
     AccountExists,
     AccountLocked,
+    Connection,
     InvalidCredentials,
     Misconfigured,
     NotAsked,
@@ -249,7 +250,8 @@ def take_part(
         refusal = _attempt(session, wiring, claim, SUBMIT_DEADLINE, began_at, thanked=False)
         if refusal is None:
             return Taken(participation.id)
-        deliveries.withdraw(session, claim)
+        if not deliveries.withdraw(session, claim):
+            return Taken(participation.id)
         wiring.metrics.attempt("withdrawn")
         log.info("withdrawn: %s", refusal)
     return NotTaken(exists=isinstance(refusal, AccountExists), variables=refusal.variables)
@@ -268,7 +270,8 @@ def _delivery(
     payload: dict[str, Any] = {"language": campaign.language, "optins": optins, "taken_at": now.isoformat()}
     if known.record is None:
         payload["profile"] = replace(profile, password=None).to_json()
-        person = {f"email:{profile.email}", f"username:{profile.username}"}
+        names = {("email", profile.email), ("username", profile.username)}
+        person = {f"{kind}:{name}" for kind, name in names if name}
         return {"operation": Operation.CREATE, "person": person, "payload": payload, "password": profile.password}
     payload["record"] = known.record.to_json()
     payload["changes"] = _changes(known.profile, profile, asked)
@@ -323,83 +326,98 @@ def _attempt(
     Args:
         thanked: the participant has been thanked and has gone.
     """
-    started = time.monotonic()
+    started, asked = time.monotonic(), Connection.of(claim.integration)
     try:
-        _push(wiring.openfield(claim.integration), claim, started + deadline, thanked=thanked)
+        _push(session, wiring, claim, now, started + deadline, thanked=thanked)
     except Rejected as refusal:
         circuit.recovered(session, claim.integration.id)
         session.commit()
         return refusal
     except OpenfieldError as failure:
-        _postpone(session, claim, failure, _later(now, started))
+        _postpone(session, claim, failure, _later(now, started), asked)
         wiring.metrics.attempt("postponed")
         log.info("postponed: %s", failure, extra={"attempt": claim.attempt})
     else:
-        deliveries.settle(session, claim, _later(now, started))
-        wiring.metrics.attempt("delivered")
-        log.info("delivered", extra={"attempt": claim.attempt})
+        if deliveries.settle(session, claim, _later(now, started)):
+            wiring.metrics.attempt("delivered")
+            log.info("delivered", extra={"attempt": claim.attempt})
     return None
 
 
-def _postpone(session: Session, claim: Claim, failure: OpenfieldError, now: datetime) -> None:
+def _postpone(session: Session, claim: Claim, failure: OpenfieldError, now: datetime, asked: Connection) -> None:
     """Tells the integration's circuit what the failure means for all, and keeps the delivery for later."""
     pause, in_doubt = deliveries.backoff(claim.attempt, _luck), False
     if isinstance(failure, Misconfigured):
-        circuit.misconfigured(session, claim.integration.id, now, str(failure))
-        pause = 0.0  # the circuit's rest is long enough
+        pause = circuit.MISCONFIGURED_REST * (claim.attempt - 1)  # what says so again and again is odd by itself
+        if Connection.of(circuit.locked(session, claim.integration.id)) == asked:
+            circuit.misconfigured(session, claim.integration.id, now, str(failure))
     elif isinstance(failure, Unavailable):
         wait, in_doubt = failure.retry_after or 0.0, failure.maybe_applied
         pause = max(pause, wait, DOUBT if in_doubt and claim.operation is Operation.CREATE else 0.0)
         if not isinstance(failure, NotAsked):
             circuit.failed(session, claim.integration.id, now, was_probe=claim.is_probe, retry_after=wait, luck=_luck)
+    else:
+        circuit.recovered(session, claim.integration.id)
     deliveries.postpone(session, claim, now, reason=str(failure), pause=pause, in_doubt=in_doubt)
 
 
-def _push(client: OpenfieldClient, claim: Claim, ends_at: float, *, thanked: bool) -> None:
+def _push(session: Session, wiring: Wiring, claim: Claim, now: datetime, ends_at: float, *, thanked: bool) -> None:
     """Has it in Openfield when it returns.
 
     Args:
         ends_at: by `time.monotonic`.
     """
-    data, key = claim.payload, str(claim.delivery_id)
+    client, data, key = wiring.openfield(claim.integration), claim.payload, str(claim.delivery_id)
     taken_at = datetime.fromisoformat(data["taken_at"])
     optins = [OptIn(code, taken_at) for code in data["optins"]]
 
     def lay(record: Record, changes: Mapping[Variable, Value | None], key: str) -> None:
-        changes = {} if claim.superseded else changes
         client.update(record, changes, optins, data["language"], key=key, deadline=ends_at - time.monotonic())
 
     if claim.operation is Operation.UPDATE:
-        lay(Record.from_json(data["record"]), _read_changes(data["changes"]), key)
+        lay(Record.from_json(data["record"]), {} if claim.superseded else _read_changes(data["changes"]), key)
         return
-    profile = replace(Profile.from_json(data["profile"]), password=claim.password)
-    account = _own_account(client, profile, ends_at) if claim.in_doubt else None
+    profile = Profile.from_json(data["profile"])
+    profile = replace(profile, password=claim.password or profile.password)  # there, the version before kept it
+    account = _own_account(session, wiring, claim, profile, now, ends_at) if claim.in_doubt else None
     if account is None:
         try:
             client.create(profile, optins, data["language"], key=key, deadline=ends_at - time.monotonic())
         except AccountExists:
-            account = _own_account(client, profile, ends_at) if thanked and not claim.in_doubt else None
+            account = _own_account(session, wiring, claim, profile, now, ends_at) if thanked else None
             if account is None:
                 raise
         else:
             return
-    changes = dict(profile.items())
+    changes = {} if claim.superseded else dict(profile.items())
     if optins or not client.holds(account, changes, data["language"]):
-        lay(account, changes, f"{key}-update")
+        lay(account, changes, f"{key}-update-{account.version}")
 
 
-def _own_account(client: OpenfieldClient, profile: Profile, ends_at: float) -> Record | None:
+def _own_account(
+    session: Session, wiring: Wiring, claim: Claim, profile: Profile, now: datetime, ends_at: float
+) -> Record | None:
     """The account that this person's own password opens, if there is one.
 
     It was made by an earlier attempt whose reply was lost, or it is an old one of theirs; either way an Update with
-    what they sent leaves it as they want it, and where it holds all of that already, nothing is left to do.
+    what they sent leaves it as they want it, and where it holds all of that already, nothing is left to do. It is a
+    log-in like any other: a sign-up must not guess at an account's password more often than a log-in may.
     """
-    if profile.password is None:
+    if profile.username is None or profile.password is None:
         return None
+    key = _account(wiring.vault, claim.integration, profile.username)
+    wait = throttle.take(session, key, PER_ACCOUNT, now)
+    session.commit()
+    if wait:
+        raise NotAsked("too many tries on this account", retry_after=wait)
+    client = wiring.openfield(claim.integration)
     try:
-        return client.authenticate(profile.username or "", profile.password, deadline=ends_at - time.monotonic())
+        account = client.authenticate(profile.username, profile.password, deadline=ends_at - time.monotonic())
     except InvalidCredentials:
         return None
+    throttle.give_back(session, key, PER_ACCOUNT)
+    session.commit()
+    return account
 
 
 def _later(now: datetime, started: float) -> datetime:
@@ -447,12 +465,15 @@ def _participation(
 def _login_buckets(
     vault: Vault, campaign: Campaign, integration: Integration, username: str, address: str
 ) -> dict[str, tuple[bytes, Limit]]:
-    account = vault.digest("throttle.account", str(integration.id), username.strip().casefold())
     return {
-        "account": (account, PER_ACCOUNT),
+        "account": (_account(vault, integration, username), PER_ACCOUNT),
         "address": (vault.digest("throttle.address", _network(address)), PER_ADDRESS),
         "campaign": (vault.digest("throttle.campaign", str(campaign.id)), PER_CAMPAIGN),
     }
+
+
+def _account(vault: Vault, integration: Integration, username: str) -> bytes:
+    return vault.digest("throttle.account", str(integration.id), username.strip().casefold())
 
 
 def _network(address: str) -> str:

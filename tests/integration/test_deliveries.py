@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 from cryptography.fernet import Fernet
-from sqlalchemy import select, text, update
+from sqlalchemy import event, select, text, update
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
@@ -37,6 +37,7 @@ from widget.models import (
     Participation,
     Visit,
 )
+from widget.openfield import Clients
 from widget.vault import Vault
 from widget.wiring import Wiring
 
@@ -90,6 +91,10 @@ def the_integration(session: Session) -> Integration:
     return session.scalars(select(Integration).execution_options(populate_existing=True)).one()
 
 
+WAITING_FOR_ADVICE = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+"""How many wait for an advisory lock."""
+
+
 def jobs_of(session: Session) -> list[str]:
     found = session.scalars(text("SELECT args ->> 'delivery_id' FROM procrastinate_jobs ORDER BY id")).all()
     session.rollback()
@@ -126,7 +131,7 @@ def test_what_waits_is_delivered_later_and_wiped(
 ) -> None:
     delivery = left_waiting(http, campaign, sandbox, session)
     assert attempt(session, wiring, delivery, now + timedelta(minutes=1)).state is DeliveryState.DELIVERED
-    assert delivery.sealed_payload is None
+    assert (delivery.sealed_payload, delivery.sealed_password) == (None, None)
     assert delivery.attempts == 2
     assert sandbox.party("dora")["Party"]["FirstName"] == "Dora"
 
@@ -422,9 +427,7 @@ def test_numbers_of_one_person_are_given_in_the_order_in_which_they_can_be_seen(
     with wiring.database.session() as own:
         assert enqueue(own, "email:Eve@example.org") is not None
         waiting.start()
-        wait_until(
-            lambda: session.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
-        )
+        wait_until(lambda: session.scalar(WAITING_FOR_ADVICE))
         assert outcomes == []
         own.commit()
     waiting.join()
@@ -513,6 +516,18 @@ def test_what_was_never_tried_for_a_week_is_buried_too_and_its_password_wiped(
     (delivery,) = all_deliveries(session)
     assert (delivery.state, delivery.sealed_password) == (DeliveryState.BURIED, None)
     assert delivery.sealed_payload is not None
+
+
+def test_a_pause_does_not_outlast_the_time_for_trying(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    delivery = left_waiting(http, campaign, sandbox, session)
+    later = delivery.give_up_at - timedelta(minutes=1)
+    sandbox.fault("status", "Create", status=503, retry_after=6 * 3600)
+    attempt(session, wiring, delivery, later)
+    deliveries.sweep(session, later + timedelta(minutes=2))
+    (delivery,) = all_deliveries(session)
+    assert (delivery.state, delivery.sealed_password) == (DeliveryState.BURIED, None)
 
 
 def test_the_password_of_a_refused_profile_is_kept_as_long_as_it_could_be_tried_again(
@@ -746,6 +761,231 @@ def test_a_submit_that_finds_the_limit_reached_is_thanked_and_waits(
     slow.join()
     assert len(sandbox.calls("Create")) == 1
     assert [each.attempts for each in all_deliveries(session)] == [1, 0]
+
+
+# Who must not suffer from others -------------------------------------------------------------------------------------
+
+
+def test_one_record_that_openfield_does_not_let_in_pauses_the_others_ever_less_often(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    campaign()
+    sandbox.fault("status", "Create", status=403)
+    assert sign_up(http, newcomer(0) | {"firstname": "<script>"}).step == "thanks"
+    (odd,) = all_deliveries(session)
+    later = now + timedelta(seconds=circuit.MISCONFIGURED_REST + 1)
+    sandbox.fault("status", "Create", status=403)
+    assert attempt(session, wiring, odd, later).state is DeliveryState.WAITING
+    later += timedelta(seconds=circuit.MISCONFIGURED_REST - 1)
+    assert attempt(session, wiring, odd, later).attempts == 2
+    sandbox.fault("status", "Create", status=403)
+    later += timedelta(seconds=2)
+    assert attempt(session, wiring, odd, later).attempts == 3
+    assert odd.due_at - later >= timedelta(seconds=2 * circuit.MISCONFIGURED_REST)
+
+
+def test_a_call_that_was_made_with_other_settings_says_nothing_about_the_new_ones(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    delivery = left_waiting(http, campaign, sandbox, session)
+    later = now + timedelta(minutes=1)
+    sandbox.fault("delay", "Create", seconds=10)
+    sandbox.fault("unknown_tenant", "Create")
+    with wiring.database.session() as own:
+        arguments: dict[str, Any] = {"deadline": 8.0, "now": later}
+        calling = threading.Thread(target=participation.deliver, args=(own, wiring, delivery.id), kwargs=arguments)
+        calling.start()
+        wait_until(lambda: len(sandbox.calls("Create")) > 1)
+        campaign(kinds={"integration": [factories.integration(sandbox.url, operations={"get": "Party/Read"})]})
+        sandbox.clear_faults()
+        calling.join()
+    assert circuit.state(the_integration(session)) is Circuit.FLOWING
+
+
+def test_sign_ups_guess_at_a_password_no_more_often_than_log_ins_may(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    campaign()
+    circuit.misconfigured(session, the_integration(session).id, now, "so that nobody is asked at once")
+    session.commit()
+    for number in range(participation.PER_ACCOUNT.burst + 4):
+        guess = {"username": "alice", "email": "eve@example.org", "password": f"guess-{number}-guess"}
+        assert sign_up(http, NEWCOMER | guess).step == "thanks"
+    circuit.resume(session, the_integration(session).id)
+    session.commit()
+    for each in all_deliveries(session):
+        attempt(session, wiring, each, now + timedelta(minutes=1))
+    assert len(sandbox.calls("Authenticate")) == participation.PER_ACCOUNT.burst
+    waiting = [each for each in all_deliveries(session) if each.state is DeliveryState.WAITING]
+    assert "too many tries" in (waiting[0].reason or "")
+
+
+def test_nobody_is_thanked_for_more_than_one_person_would_send(
+    http: Http,
+    campaign: Campaign,
+    sandbox: Sandbox,
+    session: Session,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deliveries, "MAX_OPEN", 2)
+    left_waiting(http, campaign, sandbox, session, retry_after=600)
+    assert sign_up(http, NEWCOMER).step == "thanks"
+    refused = sign_up(http, NEWCOMER)
+    assert refused.status == 503
+    assert len(all_deliveries(session)) == 2
+    assert sign_up(http, newcomer(2)).step == "thanks"
+
+
+def test_a_probe_to_which_openfield_says_anything_lets_all_flow(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    campaign()
+    integration = the_integration(session)
+    sandbox.fault("apply_then_drop", "Create")
+    assert sign_up(http, NEWCOMER).step == "thanks"
+    (delivery,) = all_deliveries(session)
+    for fault, details in (("lock", {}), ("status", {"status": 422})):
+        for _ in range(circuit.FAILURES):
+            circuit.failed(session, integration.id, now, was_probe=False, retry_after=0.0, luck=Random(1))
+        session.commit()
+        sandbox.fault(fault, "Authenticate", **details)
+        later = max(now, delivery.due_at) + timedelta(minutes=1)
+        attempt(session, wiring, delivery, later)
+        assert circuit.state(the_integration(session)) is Circuit.FLOWING
+    assert delivery.state is DeliveryState.BURIED
+
+
+def test_calls_that_were_never_made_do_not_count_against_openfield(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    delivery = left_waiting(http, campaign, sandbox, session)
+    crowded = replace(wiring, clients=Clients(wiring.settings.private_hosts, failures=1))
+    client = crowded.openfield(the_integration(session))
+    client.breaker.report(client.breaker.admit(), ok=False)
+    before = the_integration(session).failures
+    attempt(session, crowded, delivery, now + timedelta(minutes=1))
+    crowded.clients.close()
+    assert delivery.reason == "Openfield has been failing, and is given a rest"
+    assert the_integration(session).failures == before
+
+
+def test_two_workers_that_find_the_rest_over_send_one_probe(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    campaign()
+    sandbox.fault("status", "Create", status=503, times=None)
+    for number in range(circuit.FAILURES + 3):
+        sign_up(http, newcomer(number))
+    rows, later = all_deliveries(session), now + timedelta(minutes=1)
+    session.expunge_all()
+    start = threading.Barrier(len(rows))
+    claims: list[Claim | None] = []
+
+    def work(delivery: Delivery) -> None:
+        with wiring.database.session() as own:
+            start.wait()
+            claims.append(claim(own, wiring, delivery, later))
+
+    threads = [threading.Thread(target=work, args=(each,)) for each in rows]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(each is not None for each in claims) == 1
+
+
+# At the same time ----------------------------------------------------------------------------------------------------
+
+
+def test_a_retry_beside_a_claim_does_not_let_two_of_one_person_go_at_once(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    first, second = two_of_alice(http, campaign, sandbox, session)
+    later = now + timedelta(minutes=1)
+    sandbox.fault("status", "Update", status=422)
+    assert attempt(session, wiring, first, later).state is DeliveryState.BURIED
+    session.rollback()
+    claims: list[Claim | None] = []
+
+    def claim_first() -> None:
+        with wiring.database.session() as own:
+            deliveries.retry(own, later, *backlog.of(ids=[first.id]))
+            claims.append(claim(own, wiring, first, later))
+
+    other = threading.Thread(target=claim_first)
+
+    def meanwhile(_: Session) -> None:
+        other.start()
+        wait_until(lambda: session.scalar(WAITING_FOR_ADVICE))
+
+    with wiring.database.session() as own:
+        event.listen(own, "before_commit", meanwhile, once=True)
+        assert claim(own, wiring, second, later) is not None
+    other.join()
+    assert claims == [None]
+
+
+def test_a_refusal_that_comes_after_the_lease_withdraws_nothing(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    delivery = left_waiting(http, campaign, sandbox, session)
+    earlier = now - timedelta(minutes=10)
+    session.execute(update(Delivery).values(due_at=earlier))
+    session.commit()
+    late = claim(session, wiring, delivery, earlier)
+    assert late is not None
+    assert not deliveries.withdraw(session, late)
+    newer = claim(session, wiring, delivery, now + timedelta(minutes=1))
+    assert newer is not None
+    assert not deliveries.withdraw(session, late)
+    assert deliveries.withdraw(session, newer)
+    assert all_deliveries(session) == []
+    assert session.scalars(select(Participation)).all() == []
+
+
+def test_a_lease_is_longer_than_the_attempt(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    delivery = left_waiting(http, campaign, sandbox, session)
+    later = now + timedelta(minutes=1)
+    assert claim(session, wiring, delivery, later) is not None
+    session.refresh(delivery)
+    assert delivery.due_at == later + timedelta(seconds=5) + deliveries.MARGIN
+    session.execute(update(Delivery).values(give_up_at=later))
+    session.commit()
+    deliveries.sweep(session, later + timedelta(seconds=1))
+    session.refresh(delivery)
+    assert delivery.state is DeliveryState.SENDING
+
+
+def test_a_doubt_outlives_a_failure_that_leaves_none(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    delivery = left_waiting(http, campaign, sandbox, session, kind="apply_then_drop", operation="Create")
+    sandbox.fault("status", "Authenticate", status=429)
+    attempt(session, wiring, delivery, now + timedelta(minutes=1))
+    assert delivery.in_doubt
+
+
+def test_a_sweep_gives_up_no_more_at_once_than_it_has_time_for(
+    http: Http,
+    campaign: Campaign,
+    sandbox: Sandbox,
+    session: Session,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    campaign()
+    sandbox.fault("status", "Create", status=503, times=None)
+    for number in range(3):
+        sign_up(http, newcomer(number))
+    monkeypatch.setattr(deliveries, "BATCH", 2)
+    states = []
+    for _ in range(2):
+        deliveries.sweep(session, now + timedelta(days=8))
+        states.append(sorted(each.state for each in all_deliveries(session)))
+    assert states == [["buried", "buried", "waiting"], ["buried", "buried", "buried"]]
 
 
 # The worker ---------------------------------------------------------------------------------------------------------
