@@ -97,6 +97,7 @@ def serve(host: str, port: int, workers: int, threads: int, migrate: bool, style
         server = Server(
             "wsgi:app", host, port, interface=Interfaces.WSGI, http=HTTPModes.http1, websockets=False, workers=workers,
             blocking_threads=threads, backpressure=CONNECTIONS, workers_kill_timeout=30,
+            respawn_failed_workers=True,
             log_dictconfig=logs.configuration(style),
         )  # fmt: skip
         logging.getLogger("_granian").addFilter(_without_advice)

@@ -20,11 +20,12 @@ def _stage() -> Iterator[Stage]:
 
 @pytest.fixture
 def stage(_stage: Stage) -> Stage:
-    """All of it runs, Openfield takes no notice of Idempotency-Key, and nobody has taken part yet."""
+    """All of it runs, Openfield takes no notice of Idempotency-Key, and nobody has taken part or logged in yet."""
     _stage.mend()
     _stage.openfield.clear_faults()
     _stage.openfield.reset()
-    _stage.change("TRUNCATE participation, visit, procrastinate_jobs CASCADE")
+    _stage.change("TRUNCATE participation, visit, bucket, procrastinate_jobs CASCADE")
+    _stage.change("UPDATE integration SET failures = 0, rests_until = NULL, trouble = NULL")
     return _stage
 
 
