@@ -2,8 +2,9 @@
 
 After FAILURES attempts in a row that found Openfield unavailable, its deliveries rest, whoever has them, so that
 workers neither hammer a server in trouble nor use up the attempts of thousands of rows that would all fail. After each
-rest one delivery probes: its success lets everything flow again, its failure makes the next rest longer. Settings that
-cannot work (Misconfigured) begin a long rest at once and are told once; changing them, or a retry by hand, ends it.
+rest one delivery probes, one that was tried as little as possible: its success lets everything flow again, its failure
+makes the next rest longer. Settings that cannot work (Misconfigured) begin a rest at once and are told once; changing
+them, or a retry by hand, ends it. Where it may be about one record after all, it takes FAILURES in a row as well.
 
 Not here: the breaker in front of calls that somebody waits for, which is each process's own (`openfield.breaker`).
 """
@@ -26,9 +27,6 @@ FAILURES = 5
 FIRST_REST = 1.0
 LONGEST_REST = 60.0
 """Seconds, and the longest for which everything rests because one answer asked so (Retry-After)."""
-
-MISCONFIGURED_REST = 300.0
-"""Seconds between two probes while the settings are wrong."""
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +77,22 @@ def locked(session: Session, integration_id: int) -> Integration:
 
 
 def failed(
-    session: Session, integration_id: int, now: datetime, *, was_probe: bool, retry_after: float, luck: Random
+    session: Session,
+    integration_id: int,
+    now: datetime,
+    *,
+    was_probe: bool,
+    retry_after: float,
+    luck: Random,
+    trouble: str | None = None,
 ) -> None:
-    """Openfield was unavailable.
+    """Openfield was unavailable, or would not let one record in.
 
     What went out before a rest began says nothing about what comes after it, unless it was the probe.
 
     Args:
         retry_after: seconds that Openfield asks for; 0.0 when it asks for none.
+        trouble: what has to be mended, if it comes to a rest.
     """
     for look in (_as_stored, locked):  # what fails together with many others needs no lock to see that they rest
         integration = look(session, integration_id)
@@ -96,18 +102,24 @@ def failed(
     if integration.failures >= FAILURES:
         rest = max(pause(integration.failures, luck), min(retry_after, LONGEST_REST))
         integration.rests_until = now + timedelta(seconds=rest)
-        if integration.failures == FAILURES:
+        if trouble is not None:
+            _pause(integration, trouble)
+        elif integration.failures == FAILURES:
             log.warning("deliveries rest: Openfield has been failing", extra={"integration": integration.name})
 
 
-def misconfigured(session: Session, integration_id: int, now: datetime, reason: str) -> None:
+def misconfigured(session: Session, integration_id: int, now: datetime, reason: str, luck: Random) -> None:
     """Nothing will get through before somebody changes the settings. Says so in the log, once."""
     integration = locked(session, integration_id)
+    _pause(integration, reason)
+    integration.failures = max(integration.failures + 1, FAILURES)
+    integration.rests_until = now + timedelta(seconds=pause(integration.failures, luck))
+
+
+def _pause(integration: Integration, reason: str) -> None:
     if integration.trouble is None:
         log.error("deliveries are paused: %s", reason, extra={"integration": integration.name})
     integration.trouble = reason
-    integration.failures = max(integration.failures, FAILURES)
-    integration.rests_until = now + timedelta(seconds=MISCONFIGURED_REST)
 
 
 def recovered(session: Session, integration_id: int) -> None:

@@ -78,6 +78,9 @@ MAX_OPEN = 200
 BATCH = 5000
 """How many jobs one sweep defers per integration."""
 
+CANDIDATES = 200
+"""Among how many the next probe is chosen."""
+
 DELIVER = "deliver"
 """The name of the queue's task; its one argument is `delivery_id`."""
 
@@ -190,6 +193,7 @@ def enqueue(
         person_hashes=hashes,
         state=DeliveryState.SENDING if may_go else DeliveryState.WAITING,
         attempts=int(may_go),
+        in_doubt=operation is Operation.CREATE and older > 0,  # the older one may have made the account
         created_at=now,
         due_at=now + _lease(deadline) if may_go else now,
         give_up_at=now + KEEP_TRYING,
@@ -401,10 +405,13 @@ def sweep(session: Session, now: datetime) -> None:
     )
     for integration in session.scalars(select(Integration)).all():
         if circuit.may_probe(integration, now):
-            limit = BATCH if circuit.is_flowing(integration) else 1
             mine = (Delivery.integration_id == integration.id, Delivery.give_up_at > now)
-            due = select(Delivery.id).where(*mine, _is_next(now), ~_HAS_JOB)
-            _defer(session, session.scalars(due.limit(limit)).all())
+            due = select(Delivery.id, Delivery.attempts).where(*mine, _is_next(now), ~_HAS_JOB)
+            found = session.execute(due.limit(BATCH if circuit.is_flowing(integration) else CANDIDATES)).all()
+            if not circuit.is_flowing(integration):
+                # What was tried often may be what Openfield does not take.
+                found = sorted(found, key=lambda each: each.attempts)[:1]
+            _defer(session, [each.id for each in found])
     session.commit()
 
 

@@ -348,9 +348,15 @@ def _postpone(session: Session, claim: Claim, failure: OpenfieldError, now: date
     """Tells the integration's circuit what the failure means for all, and keeps the delivery for later."""
     pause, in_doubt = deliveries.backoff(claim.attempt, _luck), False
     if isinstance(failure, Misconfigured):
-        pause = circuit.MISCONFIGURED_REST * (claim.attempt - 1)  # what says so again and again is odd by itself
-        if Connection.of(circuit.locked(session, claim.integration.id)) == asked:
-            circuit.misconfigured(session, claim.integration.id, now, str(failure))
+        if Connection.of(circuit.locked(session, claim.integration.id)) != asked:
+            pass  # they have been changed meanwhile
+        elif failure.certain:
+            circuit.misconfigured(session, claim.integration.id, now, str(failure), _luck)
+        else:
+            circuit.failed(
+                session, claim.integration.id, now, was_probe=claim.is_probe, retry_after=0.0, luck=_luck,
+                trouble=str(failure),
+            )  # fmt: skip
     elif isinstance(failure, Unavailable):
         wait, in_doubt = failure.retry_after or 0.0, failure.maybe_applied
         pause = max(pause, wait, DOUBT if in_doubt and claim.operation is Operation.CREATE else 0.0)
@@ -400,12 +406,13 @@ def _own_account(
     """The account that this person's own password opens, if there is one.
 
     It was made by an earlier attempt whose reply was lost, or it is an old one of theirs; either way an Update with
-    what they sent leaves it as they want it, and where it holds all of that already, nothing is left to do. It is a
-    log-in like any other: a sign-up must not guess at an account's password more often than a log-in may.
+    what they sent leaves it as they want it, and where it holds all of that already, nothing is left to do. A sign-up
+    must not guess at an account's password more often than a log-in may; it has tries of its own, so that those who
+    fail to log in to an account do not hold up the sign-up that made it.
     """
     if profile.username is None or profile.password is None:
         return None
-    key = _account(wiring.vault, claim.integration, profile.username)
+    key = wiring.vault.digest("throttle.sign-up", str(claim.integration.id), profile.username.strip().casefold())
     wait = throttle.take(session, key, PER_ACCOUNT, now)
     session.commit()
     if wait:
@@ -415,6 +422,10 @@ def _own_account(
         account = client.authenticate(profile.username, profile.password, deadline=ends_at - time.monotonic())
     except InvalidCredentials:
         return None
+    except OpenfieldError:
+        throttle.give_back(session, key, PER_ACCOUNT)
+        session.commit()
+        raise
     throttle.give_back(session, key, PER_ACCOUNT)
     session.commit()
     return account

@@ -30,8 +30,8 @@ def take(session: Session, key: bytes, limit: Limit, now: datetime) -> float:
     """Takes a token, in one statement.
 
     Returns:
-        0.0 when the try may go on; else the seconds to wait. A bucket never owes more than one burst, so that the
-        wait is bounded by `burst / per_second`.
+        0.0 when the try may go on; else the seconds until one may. A bucket never owes more than one burst, so that
+        the wait is bounded by `(burst + 1) / per_second`.
     """
     filled = func.least(
         float(limit.burst),
@@ -45,7 +45,7 @@ def take(session: Session, key: bytes, limit: Limit, now: datetime) -> float:
         .returning(Bucket.tokens)
     )
     tokens = session.execute(statement).scalar_one()
-    return 0.0 if tokens >= 0 else -tokens / limit.per_second
+    return 0.0 if tokens >= 0 else (1.0 - tokens) / limit.per_second
 
 
 def give_back(session: Session, key: bytes, limit: Limit) -> None:

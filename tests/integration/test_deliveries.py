@@ -385,9 +385,11 @@ def test_two_sign_ups_of_one_person_make_one_account_with_the_newer_data(
     first = left_waiting(http, campaign, sandbox, session)
     assert sign_up(http, NEWCOMER | {"firstname": "Doralinde"}).step == "thanks"
     _, second = all_deliveries(session)
+    assert second.in_doubt
     later = now + timedelta(minutes=1)
     assert attempt(session, wiring, first, later).state is DeliveryState.DELIVERED
     assert attempt(session, wiring, second, later).state is DeliveryState.DELIVERED
+    assert len(sandbox.calls("Create")) == 2
     doras = [each for each in sandbox.parties() if each["Party"].get("Email") == NEWCOMER["email"]]
     assert [each["Party"]["FirstName"] for each in doras] == ["Doralinde"]
 
@@ -766,22 +768,40 @@ def test_a_submit_that_finds_the_limit_reached_is_thanked_and_waits(
 # Who must not suffer from others -------------------------------------------------------------------------------------
 
 
-def test_one_record_that_openfield_does_not_let_in_pauses_the_others_ever_less_often(
+def test_records_that_openfield_does_not_let_in_hold_up_nobody(
     http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
 ) -> None:
     campaign()
-    sandbox.fault("status", "Create", status=403)
-    assert sign_up(http, newcomer(0) | {"firstname": "<script>"}).step == "thanks"
-    (odd,) = all_deliveries(session)
-    later = now + timedelta(seconds=circuit.MISCONFIGURED_REST + 1)
-    sandbox.fault("status", "Create", status=403)
-    assert attempt(session, wiring, odd, later).state is DeliveryState.WAITING
-    later += timedelta(seconds=circuit.MISCONFIGURED_REST - 1)
-    assert attempt(session, wiring, odd, later).attempts == 2
-    sandbox.fault("status", "Create", status=403)
-    later += timedelta(seconds=2)
-    assert attempt(session, wiring, odd, later).attempts == 3
-    assert odd.due_at - later >= timedelta(seconds=2 * circuit.MISCONFIGURED_REST)
+    for number in range(3):
+        sandbox.fault("status", "Create", status=403)
+        assert sign_up(http, newcomer(number) | {"firstname": "<script>"}).step == "thanks"
+    assert circuit.state(the_integration(session)) is Circuit.FLOWING
+    later = now
+    for number in range(3, 9):
+        later += timedelta(hours=1)
+        sandbox.fault("status", "Create", status=403)
+        odd = all_deliveries(session)[number % 3]
+        assert attempt(session, wiring, odd, later).state is DeliveryState.WAITING
+        assert sign_up(http, newcomer(number)).step == "thanks"
+        *_, good = all_deliveries(session)
+        assert good.state is DeliveryState.DELIVERED
+
+
+def test_a_path_at_which_openfield_has_nothing_pauses_after_a_few_and_a_new_one_probes(
+    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
+) -> None:
+    campaign()
+    sandbox.fault("status", "Create", status=404, times=circuit.FAILURES)
+    for number in range(circuit.FAILURES + 1):
+        assert sign_up(http, newcomer(number)).step == "thanks"
+    integration = the_integration(session)
+    assert circuit.state(integration) is Circuit.PAUSED
+    assert "nothing at the operation's path" in (integration.trouble or "")
+    *_, newest = all_deliveries(session)
+    session.execute(text("DELETE FROM procrastinate_jobs"))
+    session.commit()
+    deliveries.sweep(session, now + timedelta(minutes=2))
+    assert jobs_of(session) == [str(newest.id)]
 
 
 def test_a_call_that_was_made_with_other_settings_says_nothing_about_the_new_ones(
@@ -806,7 +826,7 @@ def test_sign_ups_guess_at_a_password_no_more_often_than_log_ins_may(
     http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, wiring: Wiring, now: datetime
 ) -> None:
     campaign()
-    circuit.misconfigured(session, the_integration(session).id, now, "so that nobody is asked at once")
+    circuit.misconfigured(session, the_integration(session).id, now, "so that nobody is asked at once", Random(1))
     session.commit()
     for number in range(participation.PER_ACCOUNT.burst + 4):
         guess = {"username": "alice", "email": "eve@example.org", "password": f"guess-{number}-guess"}

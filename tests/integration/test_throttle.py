@@ -16,13 +16,14 @@ LIMIT = Limit(burst=3, per_second=0.5)
 
 def test_a_burst_goes_through_and_then_there_is_a_wait(session: Session, now: datetime) -> None:
     waits = [throttle.take(session, b"key", LIMIT, now) for _ in range(4)]
-    assert waits == [0.0, 0.0, 0.0, 2.0]
+    assert waits == [0.0, 0.0, 0.0, 4.0]
+    assert throttle.take(session, b"key", LIMIT, now + timedelta(seconds=4)) == 0.0
 
 
 def test_the_wait_grows_with_each_try_but_is_bounded(session: Session, now: datetime) -> None:
     waits = [throttle.take(session, b"key", LIMIT, now) for _ in range(20)]
-    assert waits[3:6] == [2.0, 4.0, 6.0]
-    assert max(waits) == LIMIT.burst / LIMIT.per_second
+    assert waits[3:6] == [4.0, 6.0, 8.0]
+    assert max(waits) == (LIMIT.burst + 1) / LIMIT.per_second
 
 
 def test_the_wait_ends_by_itself(session: Session, now: datetime) -> None:
@@ -66,4 +67,4 @@ def test_processes_share_a_bucket_without_losing_a_token(database: Database, now
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(waits) == [0.0, 0.0, 0.0, 2.0, 4.0, 6.0, 6.0, 6.0]
+    assert sorted(waits) == [0.0, 0.0, 0.0, 4.0, 6.0, 8.0, 8.0, 8.0]

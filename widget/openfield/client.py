@@ -281,7 +281,8 @@ class OpenfieldClient:
     ) -> Stored:
         """Overwrites a person's whole record: what was read, with the changes laid on it.
 
-        When the record has changed meanwhile it is read again, and the changes are laid on what is there now. Each
+        When the record has changed meanwhile it is read again, and the changes are laid on what is there now, unless it
+        holds them already (an earlier attempt made them). Each
         round has an Idempotency-Key of its own, since a server that knows the key would give its first answer, the
         conflict, again: `key`, then `key-<version>`. Sent again with the same record, the same keys come about.
 
@@ -297,6 +298,8 @@ class OpenfieldClient:
         for attempt in range(CONFLICT_ROUNDS):
             if attempt:
                 record = self._get(record.party_id, ends_at)
+                if not optins and self.holds(record, changes, language):
+                    return Stored(record.party_id, record.version)
             document = wire.lay_over(record, changes, optins, language, self._parameters)
             round_key = f"{key}-{record.version}" if attempt else key
             try:
@@ -418,8 +421,8 @@ class OpenfieldClient:
 
     def _refusal(self, operation: _Operation, answer: _Answer) -> OpenfieldError:
         code, variables = wire.read_problem(answer.document, self._parameters)
-        error, said = next(
-            (error, said)
+        error, said, known = next(
+            (error, said, known)
             for statuses, known, operations, error, said in _ANSWERS
             if answer.status in statuses and known in ("", code) and operation in operations
         )
@@ -427,6 +430,8 @@ class OpenfieldClient:
         if issubclass(error, Unavailable):
             maybe_applied = operation in _WRITES and answer.status != 429
             return error(reason, retry_after=answer.retry_after, maybe_applied=maybe_applied)
+        if issubclass(error, Misconfigured):
+            return error(reason, certain=bool(known))
         return error(reason, variables) if issubclass(error, Rejected) else error(reason)
 
 

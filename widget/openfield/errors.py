@@ -41,7 +41,15 @@ class NotAsked(Unavailable):
 
 
 class Misconfigured(OpenfieldError):
-    """The integration's settings are wrong (address, tenant, protocol): no call will work until they change."""
+    """The integration's settings are wrong (address, tenant, protocol): no call will work until they change.
+
+    Attributes:
+        certain: False where it may be about this one record after all: a firewall in between says 403, too.
+    """
+
+    def __init__(self, reason: str, *, certain: bool = True) -> None:
+        super().__init__(reason)
+        self.certain = certain
 
 
 class InvalidCredentials(OpenfieldError):
