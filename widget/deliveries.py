@@ -449,7 +449,8 @@ def retry(session: Session, now: datetime, *conditions: ColumnElement[bool]) -> 
 
 def is_open(delivery: Any) -> ColumnElement[bool]:
     """Whether it is still on its way."""
-    return delivery.state.in_([literally(state) for state in OPEN])  # type: ignore[no-any-return]
+    condition: ColumnElement[bool] = delivery.state.in_([literally(state) for state in OPEN])
+    return condition
 
 
 def literally(state: DeliveryState) -> Any:

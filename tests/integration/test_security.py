@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from tests import factories
 from tests.conftest import Host, Http, Sandbox, Site
 from tests.screens import Screen, visit
+from widget import deliveries
 from widget.app import create_app
 from widget.config import Settings
 from widget.models import Delivery, DeliveryState
@@ -149,7 +150,12 @@ def test_over_https_browsers_are_told_to_stay_there(settings: Settings) -> None:
 
 
 def test_a_password_is_found_nowhere_but_at_openfield(
-    http: Http, campaign: Campaign, sandbox: Sandbox, session: Session, caplog: pytest.LogCaptureFixture
+    http: Http,
+    campaign: Campaign,
+    sandbox: Sandbox,
+    session: Session,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     form = visit(http, f"/c/{campaign()}").send("signup")
@@ -167,7 +173,15 @@ def test_a_password_is_found_nowhere_but_at_openfield(
 
     assert all(CANARY not in screen.html for screen in (wrong, mistaken, thanks))
     assert CANARY not in caplog.text
+    deliveries.sweep(session, delivery.due_at)
+    assert session.scalar(text("SELECT count(*) FROM procrastinate_jobs")) == 1
     assert CANARY not in everything_in(session)
+    assert CANARY not in http.get("/metrics").text
+
+    session.execute(text("CHECKPOINT"))
+    files = [path for path in (settings.instance / "postgres").resolve().rglob("*") if path.is_file()]
+    assert [path for path in files if b"Summer contest" in path.read_bytes()]  # the search finds what is there
+    assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
 
 
 def everything_in(session: Session) -> str:
